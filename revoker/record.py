@@ -1,0 +1,197 @@
+"""Event ⇄ Kafka record: a self-contained JSON value, a readable key, CloudEvents headers.
+
+The value is one flat JSON object: the selector's fields, the event's fields, and ``v``, the schema version. The headers follow the
+CloudEvents 1.0 Kafka protocol binding in binary mode, so that any consumer can route the record without reading the value. The key is
+the selector as a JSON array; nothing in revoker depends on it, it groups records for tools. docs/record.md tells other languages.
+
+What cannot be decoded is a value (`Undecodable`), not an exception: a node must go on reading, and must know that it missed something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from revoker.errors import InvalidRevocation
+from revoker.events import KINDS, EventId, FreeText, Revocation, Selector, UnixSeconds
+
+__all__ = ["SCHEMA_VERSION", "VALUE_MAX_BYTES", "Category", "Undecodable", "decode", "encode", "json_schema"]
+
+SCHEMA_VERSION: Final = 1
+
+#: A longer value is refused unread. The longest one revoker can write is about 18 KiB: six identifiers of 1,024 characters, escaped.
+VALUE_MAX_BYTES: Final = 65536
+
+#: Why a record could not be decoded. ``newer_version`` is an order to upgrade this node, the others are an incident.
+Category = Literal["empty", "oversized", "not_json", "invalid", "newer_version"]
+
+Headers = list[tuple[str, bytes]]
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    v: int
+    id: EventId
+    revoked_at: UnixSeconds
+    expires_at: UnixSeconds
+    cutoff: UnixSeconds | None = None
+    reason: FreeText | None = None
+    actor: FreeText | None = None
+
+
+class _Version(msgspec.Struct, frozen=True):
+    v: int
+
+
+class Undecodable(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that could not be read. ``detail`` names the place, never the content: it may hold an identifier."""
+
+    category: Category
+    detail: str
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_selector = msgspec.json.Decoder(Selector)
+_version = msgspec.json.Decoder(_Version)
+
+
+def encode(revocation: Revocation) -> tuple[bytes, bytes, Headers]:
+    """Key, value and headers of the record that carries ``revocation``.
+
+    Raises InvalidRevocation, naming the field, for anything `decode` would not read back: what is refused here is never sent.
+    """
+    selector = revocation.selector
+    try:
+        fields = {"v": SCHEMA_VERSION, "id": revocation.id} | _without_none(selector)
+        for name in ("cutoff", "revoked_at", "expires_at", "reason", "actor"):
+            if (value := getattr(revocation, name)) is not None:
+                fields[name] = value
+        value_bytes = msgspec.json.encode(fields)
+        key = msgspec.json.encode(selector.key)
+    except (UnicodeEncodeError, TypeError, OverflowError) as error:
+        raise InvalidRevocation(f"the revocation has no JSON form: {error}") from error
+    read_back = decode(value_bytes)
+    if isinstance(read_back, Undecodable):
+        raise InvalidRevocation(read_back.detail)
+    return key, value_bytes, _headers(revocation)
+
+
+def decode(value: bytes | None) -> Revocation | Undecodable:
+    """The event in a record's value, or why there is none. Never raises, whatever the bytes."""
+    if not value:
+        return Undecodable(category="empty", detail="the record has no value (a tombstone)")
+    if len(value) > VALUE_MAX_BYTES:
+        return Undecodable(category="oversized", detail=f"the value has {len(value)} bytes, at most {VALUE_MAX_BYTES} are read")
+    try:
+        envelope = _envelope.decode(value)
+        if envelope.v != SCHEMA_VERSION:
+            return _other_version(envelope.v)
+        selector = _selector.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _explain(value, error)
+    if problem := _contradiction(selector, envelope):
+        return Undecodable(category="invalid", detail=problem)
+    return Revocation(
+        id=envelope.id,
+        selector=selector,
+        revoked_at=envelope.revoked_at,
+        expires_at=envelope.expires_at,
+        cutoff=envelope.cutoff,
+        reason=envelope.reason,
+        actor=envelope.actor,
+    )
+
+
+def _contradiction(selector: Selector, envelope: _Envelope) -> str | None:
+    """What the types cannot say: which kinds have a cut-off, and that a subject spares one thing."""
+    kind = selector.kind
+    if kind in ("token", "digest", "session", "withdrawal"):
+        if envelope.cutoff is not None:
+            return f"a revocation of kind {kind} has no cutoff: presence alone decides"
+    elif kind == "subject":
+        if selector.spare_sid is not None and selector.spare_jti is not None:  # type: ignore[union-attr]
+            return "a subject revocation spares a session or a token, not both"
+        if envelope.cutoff is None:
+            return "a revocation of kind subject needs a cutoff"
+    elif envelope.cutoff is None and kind != "key":
+        return f"a revocation of kind {kind} needs a cutoff"
+    return None
+
+
+def _explain(value: bytes, error: Exception) -> Undecodable:
+    """Tell an upgrade order from garbage: a newer version may have changed any field but ``v``."""
+    try:
+        version = _version.decode(value).v
+    except (msgspec.ValidationError, RecursionError):
+        pass  # JSON, but not an object with a whole number v: described by the first error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Undecodable(category="not_json", detail="the value is not UTF-8 JSON")
+    else:
+        if version != SCHEMA_VERSION:
+            return _other_version(version)
+    if isinstance(error, RecursionError):
+        return Undecodable(category="not_json", detail="the value is nested too deeply")
+    return Undecodable(category="invalid", detail=_without_content(str(error)))
+
+
+def _other_version(version: int) -> Undecodable:
+    if version > SCHEMA_VERSION:
+        detail = f"schema version {version}, this node reads {SCHEMA_VERSION}: upgrade it"
+        return Undecodable(category="newer_version", detail=detail)
+    return Undecodable(category="invalid", detail=f"schema version {version} does not exist")
+
+
+def _without_content(message: str) -> str:
+    # msgspec quotes an unknown tag; it could hold anything, so only the known words are named.
+    if message.startswith("Invalid value") and "$.kind" in message:
+        return f"Invalid value - at `$.kind`, must be one of {', '.join(KINDS)}"
+    return message
+
+
+def _without_none(selector: Selector) -> dict[str, Any]:
+    fields: dict[str, Any] = {"kind": selector.kind}
+    for name in selector.__struct_fields__:
+        if (value := getattr(selector, name)) is not None:
+            fields[name] = value
+    return fields
+
+
+def _headers(revocation: Revocation) -> Headers:
+    kind = revocation.selector.kind
+    texts = {
+        "content-type": "application/json",
+        "ce_specversion": "1.0",
+        "ce_id": revocation.id,
+        "ce_source": "/revoker",
+        "ce_type": "revoker.revocation.withdrawn.v1" if kind == "withdrawal" else f"revoker.{kind}.revoked.v1",
+        "ce_time": _rfc3339(revocation.revoked_at),
+        "ce_expirytime": _rfc3339(revocation.expires_at),
+    }
+    return [(name, text.encode()) for name, text in texts.items()]
+
+
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the value, made from the types that read it; shipped as ``revoker/record.schema.json``."""
+    selectors: Sequence[type[Selector]] = tuple(KINDS.values())
+    (envelope, *_), components = msgspec.json.schema_components((_Envelope, *selectors), ref_template="#/$defs/{name}")
+    needs_cutoff = [kind for kind, cls in KINDS.items() if not cls.exact and kind not in ("key", "withdrawal")]
+    never_cutoff = [kind for kind, cls in KINDS.items() if cls.exact or kind == "withdrawal"]
+    components["_Envelope"]["properties"]["v"] = {"const": SCHEMA_VERSION}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "revocation record, version 1",
+        "allOf": [
+            envelope,
+            {"oneOf": [{"$ref": f"#/$defs/{cls.__name__}"} for cls in selectors]},
+            {"if": {"properties": {"kind": {"enum": needs_cutoff}}}, "then": {"required": ["cutoff"]}},
+            {"if": {"properties": {"kind": {"enum": never_cutoff}}}, "then": {"properties": {"cutoff": {"type": "null"}}}},
+            {"not": {"required": ["spare_sid", "spare_jti"]}},
+        ],
+        "$defs": components,
+    }
