@@ -1,0 +1,357 @@
+"""The topic → the deny list: connect, replay, tail, and prove it.
+
+Group-less: ``assign`` and ``seek``, ``auto_offset_reset="none"``. A consumer group would share the partitions out among the nodes, and any
+automatic reset is a silent jump over revocations.
+
+A *session* is one consumer's life: look at the topic, check its contract, note its ends, read to them, go on reading, ask about twice per
+bound who leads. Whatever goes wrong in it ends it; the next one starts over with a full replay. Entries stay, merging them again changes
+nothing, and until the replay is done the node is not ready: there is no half-way state to get wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import KafkaError
+
+from consumers.freshness import Freshness, Progress, State
+from consumers.intake import Intake
+from revoker.cluster import TopicView, look, newer_leader
+from revoker.errors import BrokerError, BrokerUnreachable, NotProven
+from revoker.kafka import consumer_arguments, explain, prepare, quiet_logs
+from revoker.settings import Settings
+from revoker.topic import Report, check_with, enforce
+
+__all__ = ["Follower", "SLICE_RECORDS"]
+
+log = logging.getLogger(__name__)
+
+#: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and a turn stays
+#: below 10 ms.
+SLICE_RECORDS = 500
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_CONNECTING_S = 2.0
+_LONGEST_PAUSE_REPLAYING_S = 30.0
+
+#: How soon the brokers may be asked again when something waits for the answer.
+_ASK_AGAIN_S = 0.25
+
+
+class TopicReplaced(BrokerError):
+    """The topic was deleted and made again, or its partitions changed: positions in the old one mean nothing in the new."""
+
+
+class Follower:
+    """Keeps ``intake.denylist`` up to date and ``freshness`` honest. One per process; `start` it in the process that asks.
+
+    ``pause`` is the sleep between two sessions, ``jitter`` a factor around 1 for it; both are arguments for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        intake: Intake,
+        freshness: Freshness,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Any] = asyncio.sleep,
+        jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),  # noqa: S311 - spreads load, guards no secret
+    ) -> None:
+        self.intake = intake
+        self.freshness = freshness
+        #: The last look at the topic's contract; None before the first.
+        self.report: Report | None = None
+        #: The last look at the topic itself; None before the first.
+        self.view: TopicView | None = None
+        #: Sessions begun, and those that ended in an error.
+        self.sessions_total = 0
+        self.failures_total = 0
+        self._settings = settings
+        self._wall = wall
+        self._monotonic = monotonic
+        self._pause = pause
+        self._jitter = jitter
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._last_state = State.STOPPED
+        self._last_reason = ""
+        self._ask_now = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin following, in the background. Never fails: whether it gets anywhere is the state's to say."""
+        if self._task is not None:
+            raise RuntimeError("this Follower was started before; make a new one")
+        _followers.add(self)
+        quiet_logs.install()
+        self.freshness.connecting("starting")
+        self._task = asyncio.create_task(self._run(), name="revoker-follower")
+        self._task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Stop following. The deny list stays as it is, and is no longer up to date."""
+        task = self._task
+        if task is None:
+            return
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def wait_for(self, state: State, *, timeout_s: float | None = None) -> None:
+        """Return once the state is at least ``state``. Raises NotProven, saying what is missing, after ``timeout_s`` seconds or if
+        the follower has stopped."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.freshness.state < state:
+                    if self._task is None or self._task.done():
+                        raise NotProven(self._why())
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise NotProven(f"not {state.name.lower()} within {timeout_s:g} s: {self._why()}") from None
+
+    @property
+    def progress(self) -> Progress:
+        """How far the replay has come."""
+        return self.freshness.progress
+
+    def _why(self) -> str:
+        return "; ".join(f"{missing.proof}: {missing.reason}" for missing in self.freshness.missing()) or "nothing is missing"
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        quiet_logs.uninstall()
+        if task.cancelled():
+            self.freshness.stop("closed")
+        else:
+            # Only a BaseException gets here, such as SystemExit raised in a callback.
+            self.freshness.stop(f"the follower died: {task.exception()!r}")
+            log.critical("the follower died; this node will not become ready again", exc_info=task.exception())
+        self._note_state()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            replayed = False
+            try:
+                self.sessions_total += 1
+                await self._session()
+            except Exception as error:
+                replayed = self.freshness.state >= State.REPLAYING
+                failures = 0 if self.freshness.state >= State.STALE else failures + 1
+                self.failures_total += 1
+                self._report_failure(error)
+            longest_s = _LONGEST_PAUSE_REPLAYING_S if replayed else _LONGEST_PAUSE_CONNECTING_S
+            await self._pause(min(_FIRST_PAUSE_S * 2**failures, longest_s) * self._jitter())
+
+    def _report_failure(self, error: Exception) -> None:
+        expected = isinstance(error, BrokerError | KafkaError | OSError)
+        reason = str(error) if isinstance(error, BrokerError) else explain(error)
+        self.freshness.connecting(reason)
+        if reason != self._last_reason:  # once per outage, not once per attempt
+            log.error("not following %s: %s", self._settings.topic, reason, exc_info=None if expected else error)
+        self._last_reason = reason
+        self._note_state()
+
+    async def _session(self) -> None:
+        settings = self._settings
+        self._note_state()
+        consumer = AIOKafkaConsumer(**consumer_arguments(settings))
+        client: AIOKafkaClient = prepare(consumer._client)
+        try:
+            try:
+                async with asyncio.timeout(2 * settings.request_timeout_s):
+                    await consumer.start()
+            except (KafkaError, OSError) as error:
+                raise BrokerUnreachable(self._unreachable(explain(error))) from error
+            if not client.cluster.brokers():
+                # What a refused SASL token looks like: start() succeeds, and no broker is known.
+                raise BrokerUnreachable(self._unreachable("connected, but no broker became known"))
+            self.view = view = await look(client, settings.topic, timeout_s=settings.request_timeout_s)
+            self.report = await check_with(client, settings=settings, view=view)
+            enforce(self.report, mode=settings.topic_check)
+            partitions = {number: TopicPartition(settings.topic, number) for number in sorted(view.partitions)}
+            starts, ends = await self._bounds(consumer, partitions)
+            self.intake.restart()
+            self.freshness.begin(starts=starts, barriers=ends)
+            self._note_state()
+            consumer.assign(list(partitions.values()))
+            for number, partition in partitions.items():
+                consumer.seek(partition, starts[number])
+            await self._follow(consumer, client, partitions, view)
+        finally:
+            await self._stop(consumer)
+
+    def _unreachable(self, cause: str) -> str:
+        said = quiet_logs.last_problem
+        # The client raises one error for a wrong address, password and certificate alike; only its log tells them apart.
+        detail = f" ({said.text})" if said is not None and said.text not in cause else ""
+        return f"no broker reached at {self._settings.kafka_bootstrap_servers}: {cause}{detail}"
+
+    async def _bounds(
+        self, consumer: AIOKafkaConsumer, partitions: Mapping[int, TopicPartition]
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """Where to start and what to reach, by partition. The end is asked first: what is deleted meanwhile is not waited for."""
+        wanted = list(partitions.values())
+        ends = await consumer.end_offsets(wanted)
+        starts = await consumer.beginning_offsets(wanted)
+        if self._settings.replay_from == "longest_life" and self._timestamps_are_the_brokers():
+            since_ms = int((self._wall() * 1000) - self._settings.lifetimes.retention_ms)
+            found = await consumer.offsets_for_times(dict.fromkeys(wanted, since_ms))
+            for partition in wanted:
+                at = found[partition]
+                starts[partition] = max(starts[partition], ends[partition] if at is None else at.offset)
+        return (
+            {number: starts[partition] for number, partition in partitions.items()},
+            {number: max(starts[partition], ends[partition]) for number, partition in partitions.items()},
+        )
+
+    def _timestamps_are_the_brokers(self) -> bool:
+        # With the publishers' timestamps a late clock puts a live revocation before the offset that the search finds.
+        if self.report is not None and self.report.configs.get("message.timestamp.type") == "LogAppendTime":
+            return True
+        log.warning("replay_from is longest_life, but the topic keeps publishers' timestamps: replaying from the beginning")
+        return False
+
+    async def _follow(
+        self,
+        consumer: AIOKafkaConsumer,
+        client: AIOKafkaClient,
+        partitions: Mapping[int, TopicPartition],
+        view: TopicView,
+    ) -> None:
+        reading = asyncio.create_task(self._read(consumer, client, partitions), name="revoker-read")
+        watching = asyncio.create_task(self._watch(client, view), name="revoker-watch")
+        try:
+            done, _ = await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (reading, watching):
+                task.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)
+
+    async def _read(
+        self, consumer: AIOKafkaConsumer, client: AIOKafkaClient, partitions: Mapping[int, TopicPartition]
+    ) -> None:
+        tidy_at = self._monotonic() + 1.0
+        while True:
+            batches = await consumer.getmany(timeout_ms=self._settings.fetch_max_wait_ms, max_records=SLICE_RECORDS)
+            for records in batches.values():
+                self.intake.take(records)
+                self.freshness.took(len(records))
+            for number, partition in partitions.items():
+                left = self.freshness.polled(
+                    number,
+                    leader=client.cluster.leader_for_partition(partition),
+                    stamp_ms=consumer.last_poll_timestamp(partition),
+                    position=await consumer.position(partition),
+                    highwater=consumer.highwater(partition),
+                )
+                if left is not None and (connection := client._conns.get((left, ConnectionGroup.DEFAULT))) is not None:
+                    connection.close()
+            self._note_obstacle()
+            self._note_state()
+            if (now := self._monotonic()) >= tidy_at:
+                self.intake.tidy()
+                self._give_up_if_unproven()
+                tidy_at = now + 1.0
+            if self.freshness.state is State.STALE:
+                self._ask_now.set()
+            await asyncio.sleep(0)  # getmany does not yield while it has records
+
+    def _note_obstacle(self) -> None:
+        missed = self.intake.missed
+        if not missed or self._settings.tolerate_undecodable:
+            self.freshness.obstructed(None)
+            return
+        last = self.intake.unread[-1]
+        self.freshness.obstructed(
+            "undecodable",
+            f"{missed} records could not be read, the last at partition {last.partition} offset {last.offset}: {last.detail} "
+            "(setting tolerate_undecodable goes on without them)",
+        )
+
+    def _give_up_if_unproven(self) -> None:
+        # aiokafka asks the bootstrap list only at its start, and a dead fetch task is silent: only a new consumer heals either.
+        limit_s = max(2 * self._settings.staleness_bound_s, 4 * self._settings.request_timeout_s)
+        if self.freshness.unproven_s > limit_s:
+            raise BrokerUnreachable(f"no proof for {limit_s:g} s, starting over with a new consumer: {self._why()}")
+
+    async def _watch(self, client: AIOKafkaClient, first: TopicView) -> None:
+        """Ask every broker who leads, a third of the bound apart, or sooner while an answer would change the state."""
+        interval_s = self._settings.staleness_bound_s / 3
+        while True:
+            self._ask_now.clear()
+            question = self.freshness.asking()
+            try:
+                view = await look(client, self._settings.topic, timeout_s=min(interval_s, self._settings.request_timeout_s))
+            except BrokerUnreachable as error:
+                self.freshness.unconfirmed(str(error))
+            else:
+                self.view = view
+                self._judge(client, view, first, question)
+            self._note_state()
+            await asyncio.sleep(min(_ASK_AGAIN_S, interval_s))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, interval_s - _ASK_AGAIN_S)):
+                    await self._ask_now.wait()
+
+    def _judge(self, client: AIOKafkaClient, view: TopicView, first: TopicView, question: Any) -> None:
+        if view.topic_id != first.topic_id:
+            raise TopicReplaced(f"topic {view.topic} was deleted and made again: replaying the new one from its beginning")
+        if set(view.partitions) != set(first.partitions):
+            raise TopicReplaced(
+                f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: replaying all of them"
+            )
+        if elsewhere := newer_leader(view, known=question.leaders):
+            number, leader = next(iter(elsewhere.items()))
+            self.freshness.unconfirmed(f"partition {number} is led by broker {leader}, read from broker {question.leaders[number]}")
+            client.force_metadata_update()
+        elif 2 * view.answered <= view.asked:
+            # Fewer than half could all be cut off together with an old leader, and agree with it.
+            self.freshness.unconfirmed(f"only {view.answered} of {view.asked} brokers said who leads")
+        else:
+            self.freshness.confirmed(question)
+
+    def _note_state(self) -> None:
+        state = self.freshness.state
+        if state == self._last_state:
+            return
+        if state is State.LIVE:
+            self._last_reason = ""
+            log.info("following %s: %d records read, up to date", self._settings.topic, self.freshness.progress.records)
+        elif self._last_state is State.LIVE:
+            log.warning("no longer up to date: %s", self._why())
+        self._last_state = state
+        self._changed.set()
+
+    async def _stop(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await consumer.stop()
+        except Exception as error:
+            # stop() raises what killed the consumer's own tasks, and nothing else tells.
+            log.warning("the consumer had failed inside: %s", explain(error))
+
+
+#: Followers of this process, told after a fork that the child has none of their tasks.
+_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for follower in _followers:
+        follower.freshness.stop(f"process {os.getpid()} forked away from its follower: start a node in each worker process")
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,250 @@
+"""The one place where "we do not know" becomes an answer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from consumers.denylist import DenyList
+from consumers.freshness import Freshness
+from revoker.errors import NotProven
+from revoker.events import claim_text
+from revoker.expiry import Lifetimes
+from revoker.tokens import TokenRevoked, Verified, signing_input_digest
+
+__all__ = ["Decision", "Guard", "Policy", "Status"]
+
+#: What to answer while unknown: ``refuse`` (503) or ``accept``.
+Policy = Literal["refuse", "accept"]
+
+
+class Status(StrEnum):
+    ACTIVE = "active"
+    """Not revoked, as far as anything acknowledged before ``as_of`` goes."""
+    REVOKED = "revoked"
+    """Revoked, or of a shape whose revocation could not be recognised: answer 401."""
+    UNKNOWN = "unknown"
+    """Not known to be revoked, but this node cannot prove that it is up to date: answer 503 unless admitted by policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The answer about one token.
+
+    ``admitted``: may the request go on; true for ACTIVE, and for UNKNOWN under the policy ``accept``. ``kind``: the kind of revocation
+    that matched, or ``malformed`` or ``long_lived``; None unless REVOKED. ``reason``: in words, never quoting the token; None for ACTIVE.
+    ``as_of``: Unix time up to which everything acknowledged is known to this node; None if nothing was ever proved.
+    """
+
+    status: Status
+    admitted: bool
+    kind: str | None = None
+    reason: str | None = None
+    as_of: float | None = None
+
+
+class _Malformed(Exception):
+    """A claim whose shape hides what the token is."""
+
+
+class Guard:
+    """Judges verified claims against the deny list. Synchronous, without I/O, without a lock; `check` never raises on bad claims.
+
+    ``when_unknown`` is the policy of routes that name none. ``long_lived_tokens``: whether tokens that live longer than ``lifetimes``
+    allows are refused; such a token's revocation would be forgotten before the token expires.
+    """
+
+    def __init__(
+        self,
+        *,
+        denylist: DenyList,
+        freshness: Freshness,
+        lifetimes: Lifetimes,
+        when_unknown: Policy = "refuse",
+        long_lived_tokens: Policy = "refuse",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._denylist = denylist
+        self._freshness = freshness
+        self._lifetimes = lifetimes
+        self._when_unknown = when_unknown
+        self._refuse_long_lived = long_lived_tokens == "refuse"
+        self._wall = wall
+        #: Answers given since the start: by status, and ``accepted_unknown`` for those let through by policy.
+        self.counts: Counter[str] = Counter()
+
+    def check(
+        self,
+        claims: Mapping[str, Any],
+        *,
+        kid: str | None = None,
+        token: str | Verified | None = None,
+        when_unknown: Policy | None = None,
+    ) -> Decision:
+        """Whether a token with these claims, whose signature the caller has verified, is revoked.
+
+        ``kid``: from the token's header. ``token``: the token itself, needed to recognise one without ``jti``. ``when_unknown``: this
+        route's policy; None = the guard's. Claims of a shape that hides what the token is (a ``jti`` that is no string, an ``iat`` that
+        is no number) are refused with a reason. A token that lacks ``iat`` is refused by any cut-off that matches it.
+        """
+        try:
+            hit = self._find(claims, kid, token)
+        except _Malformed as problem:
+            hit = ("malformed", str(problem))
+        if hit is not None:
+            self.counts["revoked"] += 1
+            return Decision(status=Status.REVOKED, admitted=False, kind=hit[0], reason=hit[1], as_of=self._freshness.as_of)
+        freshness = self._freshness
+        if freshness.monotonic() < freshness.fresh_until:
+            self.counts["active"] += 1
+            return Decision(status=Status.ACTIVE, admitted=True, as_of=freshness.as_of)
+        self.counts["unknown"] += 1
+        policy = when_unknown or self._when_unknown
+        admitted = policy == "accept" and freshness.was_ready
+        if admitted:
+            self.counts["accepted_unknown"] += 1
+        reason = "; ".join(f"{missing.proof}: {missing.reason}" for missing in freshness.missing()) or "a proof has just returned"
+        return Decision(status=Status.UNKNOWN, admitted=admitted, reason=reason, as_of=freshness.as_of)
+
+    def enforce(
+        self,
+        claims: Mapping[str, Any],
+        *,
+        kid: str | None = None,
+        token: str | Verified | None = None,
+        when_unknown: Policy | None = None,
+    ) -> Decision:
+        """`check`, raising TokenRevoked (a ``jwt.InvalidTokenError``) or NotProven unless the decision admits."""
+        decision = self.check(claims, kid=kid, token=token, when_unknown=when_unknown)
+        if decision.admitted:
+            return decision
+        if decision.status is Status.REVOKED:
+            raise TokenRevoked(decision.reason or "revoked", kind=decision.kind)
+        raise NotProven(decision.reason or "unknown")
+
+    def _find(self, claims: Mapping[str, Any], kid: str | None, token: str | Verified | None) -> tuple[str, str] | None:
+        if not isinstance(claims, Mapping):
+            raise _Malformed(f"the claims are a {type(claims).__name__}, not an object")
+        denylist = self._denylist
+        iss = _text(claims, "iss") or ""
+        jti = _text(claims, "jti")
+        sid = _text(claims, "sid")
+        sub = _text(claims, "sub")
+        clients = (_text(claims, "client_id"), _text(claims, "azp"))
+        iat = _number(claims, "iat")
+        exp = _number(claims, "exp")
+        if self._refuse_long_lived and (why := self._lifetimes.outlived_by(iat=iat, exp=exp, now_s=self._wall())):
+            return "long_lived", why
+        kinds = denylist.kinds
+        if jti is not None:
+            if "token" in kinds and denylist.listed(("token", iss, jti)):
+                return "token", "the token was revoked"
+        elif token is None:
+            raise _Malformed("the token has no jti, and was not handed over to be recognised without (argument token)")
+        elif "digest" in kinds and denylist.listed(("digest", iss, _digest(token))):
+            return "digest", "the token was revoked"
+        if sid is not None and "session" in kinds and denylist.listed(("session", iss, sid)):
+            return "session", "the session was revoked"
+        if kinds.isdisjoint(_WITH_CUTOFF):
+            return None
+        return self._find_cutoff(claims, kinds, iss=iss, jti=jti, sid=sid, sub=sub, clients=clients, kid=kid, iat=iat)
+
+    def _find_cutoff(
+        self,
+        claims: Mapping[str, Any],
+        kinds: Any,
+        *,
+        iss: str,
+        jti: str | None,
+        sid: str | None,
+        sub: str | None,
+        clients: tuple[str | None, ...],
+        kid: str | None,
+        iat: float | None,
+    ) -> tuple[str, str] | None:
+        cutoff = self._denylist.cutoff
+        if sub is not None and "subject" in kinds and _until(cutoff(("subject", iss, sub), sid=sid, jti=jti), iat):
+            return "subject", "the subject's tokens were revoked"
+        if "client" in kinds:
+            for client in clients:
+                if client is not None and _until(cutoff(("client", iss, client)), iat):
+                    return "client", "the client's tokens were revoked"
+        if "claim" in kinds:
+            for name in self._denylist.claim_names.get(iss, ()):
+                for value in _values(claims, name):
+                    if _until(cutoff(("claim", iss, name, value)), iat):
+                        return "claim", "tokens with this claim were revoked"
+        if "key" in kinds:
+            if kid is None:
+                # Which key signed it cannot be told, and a revoked key may be the one.
+                if iss in self._denylist.key_issuers:
+                    return "key", "the token names no key, and a key of its issuer was revoked"
+            elif not isinstance(kid, str):
+                raise _Malformed("the kid is not a string")
+            elif _until(cutoff(("key", iss, kid)), iat):
+                return "key", "the key was revoked"
+        if "issuer" in kinds and _until(cutoff(("issuer", iss)), iat):
+            return "issuer", "the issuer's tokens were revoked"
+        if "all" in kinds and _until(cutoff(("all",)), iat):
+            return "all", "all tokens were revoked"
+        return None
+
+
+_WITH_CUTOFF = frozenset({"subject", "client", "claim", "key", "issuer", "all"})
+
+
+def _until(cutoff: int | None, iat: float | None) -> bool:
+    # Whole seconds on both sides: iat rarely has a fraction, and a token issued later in the cut-off's own second is refused rather than
+    # let through (Keycloak's logout, the old token and the next login shared their second in six of six runs).
+    return cutoff is not None and (iat is None or math.floor(iat) <= cutoff)
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    if value is None:
+        if name in claims:
+            raise _Malformed(f"the claim {name} is null, must be a string")
+        return None
+    if not isinstance(value, str):
+        raise _Malformed(f"the claim {name} is a {type(value).__name__}, must be a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _Malformed(f"the claim {name} holds a lone surrogate, which no record can name") from None
+    return value
+
+
+def _number(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        if name in claims:
+            raise _Malformed(f"the claim {name} is null, must be a number")
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Malformed(f"the claim {name} is a {type(value).__name__}, must be a number")
+    if not abs(value) < 1e15:  # NaN and infinity as well; beyond, floats skip seconds and integers overflow them
+        raise _Malformed(f"the claim {name} is no time")
+    return value
+
+
+def _values(claims: Mapping[str, Any], name: str) -> list[str]:
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return []
+    try:
+        return [claim_text(item) for item in value] if isinstance(value, list | tuple | set) else [claim_text(value)]
+    except ValueError as error:
+        raise _Malformed(f"the claim {name} cannot be compared: {error}") from None
+
+
+def _digest(token: str | Verified) -> str:
+    try:
+        return token.digest if isinstance(token, Verified) else signing_input_digest(token)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _Malformed(f"the token handed over is no compact JWS: {error}") from None
