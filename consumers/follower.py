@@ -1,11 +1,12 @@
 """The topic → the deny list: connect, replay, tail, and prove it.
 
-Group-less: ``assign`` and ``seek``, ``auto_offset_reset="none"``. A consumer group would share the partitions out among the nodes, and any
-automatic reset is a silent jump over revocations.
+Group-less: ``assign`` and ``seek``, ``auto_offset_reset="none"``. A consumer group would share the partitions out among
+the nodes, and any automatic reset is a silent jump over revocations.
 
-A *session* is one consumer's life: look at the topic, check its contract, note its ends, read to them, go on reading, ask about twice per
-bound who leads. Whatever goes wrong in it ends it; the next one starts over with a full replay. Entries stay, merging them again changes
-nothing, and until the replay is done the node is not ready: there is no half-way state to get wrong.
+A *session* is one consumer's life: look at the topic, check its contract, note its ends, read to them, go on reading,
+ask about twice per bound who leads. Whatever goes wrong in it ends it; the next one starts over with a full replay.
+Entries stay, merging them again changes nothing, and until the replay is done the node is not ready: there is no
+half-way state to get wrong.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from consumers.freshness import Freshness, Progress, State
+from consumers.freshness import Freshness, Progress, Question, State
 from consumers.intake import Intake
 from revoker.cluster import TopicView, look, newer_leader
+from revoker.diagnosis import explain, quiet_logs
 from revoker.errors import BrokerError, BrokerUnreachable, NotProven
-from revoker.kafka import consumer_arguments, explain, prepare, quiet_logs
+from revoker.kafka import client_of, consumer_arguments, hang_up, prepare, unreachable
 from revoker.settings import Settings
 from revoker.topic import Report, check_with, enforce
 
-__all__ = ["Follower", "SLICE_RECORDS"]
+__all__ = ["SLICE_RECORDS", "Follower"]
 
 log = logging.getLogger(__name__)
 
-#: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and a turn stays
-#: below 10 ms.
+#: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and
+#: a turn stays below 10 ms.
 SLICE_RECORDS = 500
 
 _FIRST_PAUSE_S = 0.2
@@ -49,11 +51,14 @@ _ASK_AGAIN_S = 0.25
 
 
 class TopicReplaced(BrokerError):
-    """The topic was deleted and made again, or its partitions changed: positions in the old one mean nothing in the new."""
+    """The topic was deleted and made again, or its partitions changed: positions in the old one mean nothing in the
+    new.
+    """
 
 
 class Follower:
-    """Keeps ``intake.denylist`` up to date and ``freshness`` honest. One per process; `start` it in the process that asks.
+    """Keeps ``intake.denylist`` up to date and ``freshness`` honest. One per process; `start` it in the process that
+    asks.
 
     ``pause`` is the sleep between two sessions, ``jitter`` a factor around 1 for it; both are arguments for tests.
     """
@@ -109,8 +114,8 @@ class Follower:
             await task
 
     async def wait_for(self, state: State, *, timeout_s: float | None = None) -> None:
-        """Return once the state is at least ``state``. Raises NotProven, saying what is missing, after ``timeout_s`` seconds or if
-        the follower has stopped."""
+        """Return once the state is at least ``state``. Raises NotProven, saying what is missing, after ``timeout_s``
+        seconds or if the follower has stopped."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self.freshness.state < state:
@@ -127,7 +132,10 @@ class Follower:
         return self.freshness.progress
 
     def _why(self) -> str:
-        return "; ".join(f"{missing.proof}: {missing.reason}" for missing in self.freshness.missing()) or "nothing is missing"
+        return (
+            "; ".join(f"{missing.proof}: {missing.reason}" for missing in self.freshness.missing())
+            or "nothing is missing"
+        )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         quiet_logs.uninstall()
@@ -146,7 +154,7 @@ class Follower:
             try:
                 self.sessions_total += 1
                 await self._session()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, it is logged, shown, and followed by a replay
                 replayed = self.freshness.state >= State.REPLAYING
                 failures = 0 if self.freshness.state >= State.STALE else failures + 1
                 self.failures_total += 1
@@ -167,16 +175,17 @@ class Follower:
         settings = self._settings
         self._note_state()
         consumer = AIOKafkaConsumer(**consumer_arguments(settings))
-        client: AIOKafkaClient = prepare(consumer._client)
+        client = prepare(client_of(consumer))
+        before = quiet_logs.last_problem
         try:
             try:
                 async with asyncio.timeout(2 * settings.request_timeout_s):
                     await consumer.start()
             except (KafkaError, OSError) as error:
-                raise BrokerUnreachable(self._unreachable(explain(error))) from error
+                raise unreachable(settings, explain(error), before=before) from error
             if not client.cluster.brokers():
                 # What a refused SASL token looks like: start() succeeds, and no broker is known.
-                raise BrokerUnreachable(self._unreachable("connected, but no broker became known"))
+                raise unreachable(settings, "connected, but no broker became known", before=before)
             self.view = view = await look(client, settings.topic, timeout_s=settings.request_timeout_s)
             self.report = await check_with(client, settings=settings, view=view)
             enforce(self.report, mode=settings.topic_check)
@@ -192,16 +201,12 @@ class Follower:
         finally:
             await self._stop(consumer)
 
-    def _unreachable(self, cause: str) -> str:
-        said = quiet_logs.last_problem
-        # The client raises one error for a wrong address, password and certificate alike; only its log tells them apart.
-        detail = f" ({said.text})" if said is not None and said.text not in cause else ""
-        return f"no broker reached at {self._settings.kafka_bootstrap_servers}: {cause}{detail}"
-
     async def _bounds(
         self, consumer: AIOKafkaConsumer, partitions: Mapping[int, TopicPartition]
     ) -> tuple[dict[int, int], dict[int, int]]:
-        """Where to start and what to reach, by partition. The end is asked first: what is deleted meanwhile is not waited for."""
+        """Where to start and what to reach, by partition. The end is asked first: what is deleted meanwhile is not
+        waited for.
+        """
         wanted = list(partitions.values())
         ends = await consumer.end_offsets(wanted)
         starts = await consumer.beginning_offsets(wanted)
@@ -220,7 +225,9 @@ class Follower:
         # With the publishers' timestamps a late clock puts a live revocation before the offset that the search finds.
         if self.report is not None and self.report.configs.get("message.timestamp.type") == "LogAppendTime":
             return True
-        log.warning("replay_from is longest_life, but the topic keeps publishers' timestamps: replaying from the beginning")
+        log.warning(
+            "replay_from is longest_life, but the topic keeps publishers' timestamps: replaying from the beginning"
+        )
         return False
 
     async def _follow(
@@ -258,8 +265,8 @@ class Follower:
                     position=await consumer.position(partition),
                     highwater=consumer.highwater(partition),
                 )
-                if left is not None and (connection := client._conns.get((left, ConnectionGroup.DEFAULT))) is not None:
-                    connection.close()
+                if left is not None:
+                    hang_up(client, left)
             self._note_obstacle()
             self._note_state()
             if (now := self._monotonic()) >= tidy_at:
@@ -278,12 +285,14 @@ class Follower:
         last = self.intake.unread[-1]
         self.freshness.obstructed(
             "undecodable",
-            f"{missed} records could not be read, the last at partition {last.partition} offset {last.offset}: {last.detail} "
+            f"{missed} records could not be read, the last at partition {last.partition} offset {last.offset}: "
+            f"{last.detail} "
             "(setting tolerate_undecodable goes on without them)",
         )
 
     def _give_up_if_unproven(self) -> None:
-        # aiokafka asks the bootstrap list only at its start, and a dead fetch task is silent: only a new consumer heals either.
+        # aiokafka asks the bootstrap list only at its start, and a dead fetch task is silent: only a new consumer heals
+        # either.
         limit_s = max(2 * self._settings.staleness_bound_s, 4 * self._settings.request_timeout_s)
         if self.freshness.unproven_s > limit_s:
             raise BrokerUnreachable(f"no proof for {limit_s:g} s, starting over with a new consumer: {self._why()}")
@@ -295,7 +304,9 @@ class Follower:
             self._ask_now.clear()
             question = self.freshness.asking()
             try:
-                view = await look(client, self._settings.topic, timeout_s=min(interval_s, self._settings.request_timeout_s))
+                view = await look(
+                    client, self._settings.topic, timeout_s=min(interval_s, self._settings.request_timeout_s)
+                )
             except BrokerUnreachable as error:
                 self.freshness.unconfirmed(str(error))
             else:
@@ -307,20 +318,27 @@ class Follower:
                 async with asyncio.timeout(max(0.0, interval_s - _ASK_AGAIN_S)):
                     await self._ask_now.wait()
 
-    def _judge(self, client: AIOKafkaClient, view: TopicView, first: TopicView, question: Any) -> None:
+    def _judge(self, client: AIOKafkaClient, view: TopicView, first: TopicView, question: Question) -> None:
         if view.topic_id != first.topic_id:
-            raise TopicReplaced(f"topic {view.topic} was deleted and made again: replaying the new one from its beginning")
+            raise TopicReplaced(
+                f"topic {view.topic} was deleted and made again: replaying the new one from its beginning"
+            )
         if set(view.partitions) != set(first.partitions):
             raise TopicReplaced(
-                f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: replaying all of them"
+                f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: "
+                "replaying all of them"
             )
         if elsewhere := newer_leader(view, known=question.leaders):
             number, leader = next(iter(elsewhere.items()))
-            self.freshness.unconfirmed(f"partition {number} is led by broker {leader}, read from broker {question.leaders[number]}")
+            self.freshness.unconfirmed(
+                f"partition {number} is led by broker {leader}, read from broker {question.leaders[number]}"
+            )
             client.force_metadata_update()
         elif 2 * view.answered <= view.asked:
             # Fewer than half could all be cut off together with an old leader, and agree with it.
             self.freshness.unconfirmed(f"only {view.answered} of {view.asked} brokers said who leads")
+        elif view.dissenting:
+            self.freshness.unconfirmed(f"{view.dissenting} of {view.answered} brokers see another topic of this name")
         else:
             self.freshness.confirmed(question)
 
@@ -340,7 +358,7 @@ class Follower:
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await consumer.stop()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # stop() raises what killed the consumer's own tasks, and nothing else tells.
             log.warning("the consumer had failed inside: %s", explain(error))
 
@@ -351,7 +369,9 @@ _followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
 def _forked() -> None:
     for follower in _followers:
-        follower.freshness.stop(f"process {os.getpid()} forked away from its follower: start a node in each worker process")
+        follower.freshness.stop(
+            f"process {os.getpid()} forked away from its follower: start a node in each worker process"
+        )
 
 
 os.register_at_fork(after_in_child=_forked)

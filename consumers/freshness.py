@@ -1,16 +1,17 @@
 """When a node is ready, fresh or stale: pure rules over what was observed, with the clocks handed in.
 
-*Ready* is about the past: every partition has been read up to the end it had when this node started. *Fresh* is about now, and needs
-proof, because a Kafka client that lost its brokers and a topic on which nothing happens look alike from outside
-(https://github.com/aio-libs/aiokafka/issues/1073). Three proofs, each within the bound, on every partition:
+*Ready* is about the past: every partition has been read up to the end it had when this node started. *Fresh* is about
+now, and needs proof, because a Kafka client that lost its brokers and a topic on which nothing happens look alike from
+outside (https://github.com/aio-libs/aiokafka/issues/1073). Three proofs, each within the bound, on every partition:
 
 1. *poll*: a fetch was answered, and the position had reached the high watermark;
-2. *leader*: asked later, every broker that answers agrees that the broker read from is still the newest leader. An old leader cut off
-   from its cluster, or one that became a follower, goes on answering empty fetches that look perfect;
-3. *topic*: the same answers say it is still the same topic, with the same partitions. A topic deleted and made again restarts its offsets.
+2. *leader*: asked later, every broker that answers agrees that the broker read from is still the newest leader. An old
+   leader cut off from its cluster, or one that became a follower, goes on answering empty fetches that look perfect;
+3. *topic*: the same answers say it is still the same topic, with the same partitions. A topic deleted and made again
+   restarts its offsets.
 
-A poll counts only once a later question has confirmed it; the node then knows everything acknowledged up to that poll. A leader's
-ordinary failover leaves the last confirmed poll standing until it is older than the bound.
+A poll counts only once a later question has confirmed it; the node then knows everything acknowledged up to that poll.
+A leader's ordinary failover leaves the last confirmed poll standing until it is older than the bound.
 
 And nothing may stand in the way: an unread record, a full deny list.
 """
@@ -62,7 +63,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is known when the brokers are asked who leads: the polls that a good answer confirms, and the leaders they came from."""
+    """What is known when the brokers are asked who leads: the polls that a good answer confirms, and the leaders they
+    came from.
+    """
 
     asked_at: float
     polled_at: Mapping[int, float]
@@ -78,14 +81,16 @@ class _Partition:
     leader: int | None = None
     highwater: int | None = None
     stamp_ms: int | None = None
+    asked_after: float = -math.inf
+    doubtful: bool = False
     turn_at: float = -math.inf
     polled_at: float = -math.inf
     confirmed_at: float = -math.inf
 
     @property
     def caught_up(self) -> bool:
-        # The first high watermark counts as well: a broker's answer to "where is the end" has been found too low (Tansu 0.6 counts a
-        # batch of fifty as one).
+        # The first high watermark counts as well: a broker's answer to "where is the end" has been found too low (Tansu
+        # 0.6 counts a batch of fifty as one).
         return self.highwater is not None and self.position >= self.barrier
 
 
@@ -100,8 +105,8 @@ class Freshness:
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
 
-    #: Monotonic time until which this node is LIVE if nothing further is observed; minus infinity if it is not. One comparison
-    #: answers a request, and goes on being right if the follower, or the whole event loop, has stopped.
+    #: Monotonic time until which this node is LIVE if nothing further is observed; minus infinity if it is not. One
+    #: comparison answers a request, and goes on being right if the follower, or the whole event loop, has stopped.
     fresh_until: float = field(default=-math.inf, init=False)
     #: Whether this node was ever LIVE. Before, it knows nothing, and no policy may wave a request through.
     was_ready: bool = field(default=False, init=False)
@@ -125,7 +130,8 @@ class Freshness:
         self._enter(State.CONNECTING, reason)
 
     def begin(self, *, starts: Mapping[int, int], barriers: Mapping[int, int]) -> None:
-        """The log's start and end offsets are known: replay from ``starts`` until every position has reached its barrier.
+        """The log's start and end offsets are known: replay from ``starts`` until every position has reached its
+        barrier.
 
         Call it before the first fetch is asked.
         """
@@ -147,12 +153,15 @@ class Freshness:
     ) -> int | None:
         """One turn of the read loop, for one partition.
 
-        ``leader``: the broker fetches go to. Returns the one they went to before, if it has changed: close the connection to it, or
-        its last answer, still under way, would pass for the new leader's. ``stamp_ms``: the client's time of the last answered fetch;
-        only whether it *changed* counts, for its value is wall-clock time and jumps with it.
+        ``leader``: the broker fetches go to. Returns the one they went to before, if it has changed: close the
+        connection to it, or its last answer, still under way, would pass for the new leader's. ``stamp_ms``: the
+        client's time of the last answered fetch; only whether it *changed* counts, for its value is wall-clock time and
+        jumps with it.
 
-        An answer proves what the broker knew when it was *asked*, and it was asked after the answer before had been processed. So a
-        loop that stalled for ten seconds cannot take an old answer for a new one.
+        An answer proves what the broker knew when it was *asked*, and it was asked after the answer before had been
+        processed. So a loop that stalled for ten seconds cannot take an old answer for a new one. It counts once the
+        position has reached the high watermark it came with, on a later turn if there is much to apply. The first
+        answer after a change of leader proves nothing: it may be the old one's, received and not yet processed.
         """
         now = self.monotonic()
         one = self._partitions[partition]
@@ -160,17 +169,22 @@ class Freshness:
         if leader != one.leader:
             left, one.leader = one.leader, leader
             if left is not None:
-                one.polled_at, one.processed_after, one.stamp_ms = -math.inf, now, stamp_ms
+                one.polled_at = one.asked_after = -math.inf
+                # The new leader was not known on the turn before, but may have been asked any time since.
+                one.processed_after, one.stamp_ms, one.doubtful = one.turn_at, stamp_ms, True
         one.position = position
         if highwater is not None:
             if one.highwater is None:
                 one.barrier = max(one.barrier, highwater)
             one.highwater = highwater
         if stamp_ms != one.stamp_ms:
-            if highwater is not None and position >= highwater:
-                one.polled_at = max(one.polled_at, one.processed_after)
             one.stamp_ms = stamp_ms
-            one.processed_after = max(one.processed_after, one.turn_at)
+            if one.doubtful:
+                one.doubtful = False
+            else:
+                one.asked_after, one.processed_after = one.processed_after, max(one.processed_after, one.turn_at)
+        if highwater is not None and position >= highwater:
+            one.polled_at = max(one.polled_at, one.asked_after)
         one.turn_at = now
         self._settle()
         return left
@@ -184,7 +198,9 @@ class Freshness:
         )
 
     def confirmed(self, question: Question) -> None:
-        """The brokers' answers agree with the leaders in ``question``, and it is the same topic: the polls named there count."""
+        """The brokers' answers agree with the leaders in ``question``, and it is the same topic: the polls named there
+        count.
+        """
         self._watch_problem = None
         for number in question.leaders:
             one = self._partitions[number]
@@ -231,7 +247,9 @@ class Freshness:
 
     @property
     def unproven_s(self) -> float:
-        """Seconds since the last sign of life: while replaying an answered fetch, after it a confirmed poll, on the worst partition."""
+        """Seconds since the last sign of life: while replaying an answered fetch, after it a confirmed poll, on the
+        worst partition.
+        """
         signs = [self._since]
         if self._partitions and self._phase == State.REPLAYING:
             signs.append(min(one.processed_after for one in self._partitions.values()))
@@ -258,7 +276,7 @@ class Freshness:
         found = []
         by_reason: dict[tuple[str, str], list[int]] = {}
         for number, one in sorted(self._partitions.items()):
-            if now - one.confirmed_at >= self.bound_s:
+            if now >= one.confirmed_at + self.bound_s:  # the very sum of fresh_until: rounding must not part the two
                 by_reason.setdefault(self._lacking(one, now), []).append(number)
         for (proof, reason), numbers in by_reason.items():
             since = min(self._partitions[number].confirmed_at for number in numbers)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from consumers.denylist import DenyList
 from consumers.freshness import Freshness
 from revoker.errors import NotProven
-from revoker.events import claim_text
+from revoker.events import SelectorKey, claim_text
 from revoker.expiry import Lifetimes
 from revoker.tokens import TokenRevoked, Verified, signing_input_digest
 
@@ -24,21 +25,25 @@ Policy = Literal["refuse", "accept"]
 
 
 class Status(StrEnum):
+    """What is known about a token."""
+
     ACTIVE = "active"
     """Not revoked, as far as anything acknowledged before ``as_of`` goes."""
     REVOKED = "revoked"
     """Revoked, or of a shape whose revocation could not be recognised: answer 401."""
     UNKNOWN = "unknown"
-    """Not known to be revoked, but this node cannot prove that it is up to date: answer 503 unless admitted by policy."""
+    """Not known to be revoked, but this node cannot prove that it is up to date: answer 503 unless admitted by policy.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The answer about one token.
 
-    ``admitted``: may the request go on; true for ACTIVE, and for UNKNOWN under the policy ``accept``. ``kind``: the kind of revocation
-    that matched, or ``malformed`` or ``long_lived``; None unless REVOKED. ``reason``: in words, never quoting the token; None for ACTIVE.
-    ``as_of``: Unix time up to which everything acknowledged is known to this node; None if nothing was ever proved.
+    ``admitted``: may the request go on; true for ACTIVE, and for UNKNOWN under the policy ``accept``. ``kind``: the
+    kind of revocation that matched, or ``malformed`` or ``long_lived``; None unless REVOKED. ``reason``: in words,
+    never quoting the token; None for ACTIVE. ``as_of``: Unix time up to which everything acknowledged is known to this
+    node; None if nothing was ever proved.
     """
 
     status: Status
@@ -53,10 +58,11 @@ class _Malformed(Exception):
 
 
 class Guard:
-    """Judges verified claims against the deny list. Synchronous, without I/O, without a lock; `check` never raises on bad claims.
+    """Judges verified claims against the deny list. Synchronous, without I/O, without a lock; `check` never raises on
+    bad claims.
 
-    ``when_unknown`` is the policy of routes that name none. ``long_lived_tokens``: whether tokens that live longer than ``lifetimes``
-    allows are refused; such a token's revocation would be forgotten before the token expires.
+    ``when_unknown`` is the policy of routes that name none. ``long_lived_tokens``: whether tokens that live longer than
+    ``lifetimes`` allows are refused; such a token's revocation would be forgotten before the token expires.
     """
 
     def __init__(
@@ -88,9 +94,10 @@ class Guard:
     ) -> Decision:
         """Whether a token with these claims, whose signature the caller has verified, is revoked.
 
-        ``kid``: from the token's header. ``token``: the token itself, needed to recognise one without ``jti``. ``when_unknown``: this
-        route's policy; None = the guard's. Claims of a shape that hides what the token is (a ``jti`` that is no string, an ``iat`` that
-        is no number) are refused with a reason. A token that lacks ``iat`` is refused by any cut-off that matches it.
+        ``kid``: from the token's header. ``token``: the token itself, needed to recognise one without ``jti``.
+        ``when_unknown``: this route's policy; None = the guard's. Claims of a shape that hides what the token is (a
+        ``jti`` that is no string, an ``iat`` that is no number) are refused with a reason. A token that lacks ``iat``
+        is refused by any cut-off that matches it.
         """
         try:
             hit = self._find(claims, kid, token)
@@ -98,7 +105,9 @@ class Guard:
             hit = ("malformed", str(problem))
         if hit is not None:
             self.counts["revoked"] += 1
-            return Decision(status=Status.REVOKED, admitted=False, kind=hit[0], reason=hit[1], as_of=self._freshness.as_of)
+            return Decision(
+                status=Status.REVOKED, admitted=False, kind=hit[0], reason=hit[1], as_of=self._freshness.as_of
+            )
         freshness = self._freshness
         if freshness.monotonic() < freshness.fresh_until:
             self.counts["active"] += 1
@@ -108,7 +117,10 @@ class Guard:
         admitted = policy == "accept" and freshness.was_ready
         if admitted:
             self.counts["accepted_unknown"] += 1
-        reason = "; ".join(f"{missing.proof}: {missing.reason}" for missing in freshness.missing()) or "a proof has just returned"
+        reason = (
+            "; ".join(f"{missing.proof}: {missing.reason}" for missing in freshness.missing())
+            or "a proof has just returned"
+        )
         return Decision(status=Status.UNKNOWN, admitted=admitted, reason=reason, as_of=freshness.as_of)
 
     def enforce(
@@ -135,7 +147,8 @@ class Guard:
         jti = _text(claims, "jti")
         sid = _text(claims, "sid")
         sub = _text(claims, "sub")
-        clients = (_text(claims, "client_id"), _text(claims, "azp"))
+        _text(claims, "client_id")
+        _text(claims, "azp")
         iat = _number(claims, "iat")
         exp = _number(claims, "exp")
         if self._refuse_long_lived and (why := self._lifetimes.outlived_by(iat=iat, exp=exp, now_s=self._wall())):
@@ -152,55 +165,53 @@ class Guard:
             return "session", "the session was revoked"
         if kinds.isdisjoint(_WITH_CUTOFF):
             return None
-        return self._find_cutoff(claims, kinds, iss=iss, jti=jti, sid=sid, sub=sub, clients=clients, kid=kid, iat=iat)
+        if "key" in kinds and kid is None and _until(denylist.key_cutoff(iss), iat):
+            # Which key signed it cannot be told, and a revoked key may be the one.
+            return "key", "the token names no key, and a key of its issuer was revoked"
+        for key in self._rules_to_ask(claims, kinds, iss=iss, sub=sub, kid=kid):
+            if _until(denylist.cutoff(key, sid=sid, jti=jti), iat):
+                return key[0], _REASONS[key[0]]
+        return None
 
-    def _find_cutoff(
-        self,
-        claims: Mapping[str, Any],
-        kinds: Any,
-        *,
-        iss: str,
-        jti: str | None,
-        sid: str | None,
-        sub: str | None,
-        clients: tuple[str | None, ...],
-        kid: str | None,
-        iat: float | None,
-    ) -> tuple[str, str] | None:
-        cutoff = self._denylist.cutoff
-        if sub is not None and "subject" in kinds and _until(cutoff(("subject", iss, sub), sid=sid, jti=jti), iat):
-            return "subject", "the subject's tokens were revoked"
+    def _rules_to_ask(
+        self, claims: Mapping[str, Any], kinds: AbstractSet[str], *, iss: str, sub: str | None, kid: str | None
+    ) -> Iterator[SelectorKey]:
+        """Every rule with a cut-off that this token could match, of the kinds that have any."""
+        if "subject" in kinds and sub is not None:
+            yield "subject", iss, sub
         if "client" in kinds:
-            for client in clients:
-                if client is not None and _until(cutoff(("client", iss, client)), iat):
-                    return "client", "the client's tokens were revoked"
+            for name in ("client_id", "azp"):
+                if (client := _text(claims, name)) is not None:
+                    yield "client", iss, client
         if "claim" in kinds:
             for name in self._denylist.claim_names.get(iss, ()):
                 for value in _values(claims, name):
-                    if _until(cutoff(("claim", iss, name, value)), iat):
-                        return "claim", "tokens with this claim were revoked"
-        if "key" in kinds:
-            if kid is None:
-                # Which key signed it cannot be told, and a revoked key may be the one.
-                if iss in self._denylist.key_issuers:
-                    return "key", "the token names no key, and a key of its issuer was revoked"
-            elif not isinstance(kid, str):
+                    yield "claim", iss, name, value
+        if "key" in kinds and kid is not None:
+            if not isinstance(kid, str):
                 raise _Malformed("the kid is not a string")
-            elif _until(cutoff(("key", iss, kid)), iat):
-                return "key", "the key was revoked"
-        if "issuer" in kinds and _until(cutoff(("issuer", iss)), iat):
-            return "issuer", "the issuer's tokens were revoked"
-        if "all" in kinds and _until(cutoff(("all",)), iat):
-            return "all", "all tokens were revoked"
-        return None
+            yield "key", iss, kid
+        if "issuer" in kinds:
+            yield "issuer", iss
+        if "all" in kinds:
+            yield ("all",)
 
 
-_WITH_CUTOFF = frozenset({"subject", "client", "claim", "key", "issuer", "all"})
+_REASONS: Final = {
+    "subject": "the subject's tokens were revoked",
+    "client": "the client's tokens were revoked",
+    "claim": "tokens with this claim were revoked",
+    "key": "the key was revoked",
+    "issuer": "the issuer's tokens were revoked",
+    "all": "all tokens were revoked",
+}
+_WITH_CUTOFF: Final = frozenset(_REASONS)
 
 
 def _until(cutoff: int | None, iat: float | None) -> bool:
-    # Whole seconds on both sides: iat rarely has a fraction, and a token issued later in the cut-off's own second is refused rather than
-    # let through (Keycloak's logout, the old token and the next login shared their second in six of six runs).
+    # Whole seconds on both sides: iat rarely has a fraction, and a token issued later in the cut-off's own second is
+    # refused rather than let through (the old token, Keycloak's logout and the next login shared their second in six of
+    # six runs).
     return cutoff is not None and (iat is None or math.floor(iat) <= cutoff)
 
 

@@ -49,8 +49,8 @@ class Unread:
 class Intake:
     """Applies records to one deny list and counts them.
 
-    ``retention_ms``: an unread record older than this cannot have held a revocation that still matters, and is no longer held against
-    the node. ``on_applied``: called with each revocation after it is in force.
+    ``retention_ms``: an unread record older than this cannot have held a revocation that still matters, and is no
+    longer held against the node. ``on_applied``: called with each revocation after it is in force.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Intake:
         self.clamped_total = 0
         self.newest_timestamp_ms: int | None = None
         self._retention_ms = retention_ms
-        self._on_applied = on_applied
+        self.on_applied = on_applied
         self._unread: deque[Unread] = deque(maxlen=_KEPT)
         self._unread_newest_ms: int | None = None
         self._missed = 0
@@ -85,13 +85,15 @@ class Intake:
         return self._missed
 
     def restart(self) -> None:
-        """The log is about to be read from its start again: what it still holds unread will be met again. Entries stay."""
+        """The log is about to be read from its start again, and its unread records will be met again. Entries stay."""
         self._unread.clear()
         self._missed = 0
         self._unread_newest_ms = None
 
     def take(self, records: Iterable[RawRecord]) -> None:
-        """Apply records. Raises DenyListFull at the bound: the rest is then unapplied, and the caller must not go on as if it were."""
+        """Apply records. Raises DenyListFull at the bound: the rest is then unapplied, and the caller must not go on as
+        if it were.
+        """
         for record in records:
             if record.timestamp >= 0:
                 self.purge_clock.saw(timestamp_ms=record.timestamp)
@@ -103,8 +105,8 @@ class Intake:
             event = self._clamped(event, record)
             self.denylist.apply(event)
             self.applied[event.selector.kind] += 1
-            if self._on_applied is not None:
-                self._on_applied(event, record)
+            if self.on_applied is not None:
+                self.on_applied(event, record)
 
     def take_local(self, revocation: Revocation) -> None:
         """Apply an event published by this very process, before the topic brings it round."""
@@ -118,8 +120,8 @@ class Intake:
             self.restart()
 
     def _clamped(self, event: Revocation, record: RawRecord) -> Revocation:
-        # A cut-off in the far future would refuse every later login. The bound follows from the record alone, not from this node's
-        # clock, so every node and every replay clamps alike.
+        # A cut-off in the far future would refuse every later login. The bound follows from the record alone, not from
+        # this node's clock, so every node and every replay clamps alike.
         latest = record.timestamp // 1000 + FUTURE_CUTOFF_S
         if event.cutoff is None or record.timestamp < 0 or event.cutoff <= latest:
             return event

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 class Node:
     """Everything an API process needs, behind two calls: `authenticate` and, for probes, `checks`.
 
-    Start it in the process that serves, after any fork, with ``async with`` or an adapter's lifespan. Starting returns at once: until
-    the topic has been replayed, `authenticate` raises NotProven, which adapters answer with 503. ``denylist``: None = in memory.
+    Start it in the process that serves, after any fork, with ``async with`` or an adapter's lifespan. Starting returns
+    at once: until the topic has been replayed, `authenticate` raises NotProven, which adapters answer with 503.
+    ``denylist``: None = in memory.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Node:
         self.settings = settings
         self.denylist: DenyList = MemoryDenyList(max_entries=settings.max_entries) if denylist is None else denylist
         self.freshness = Freshness(bound_s=settings.staleness_bound_s, monotonic=monotonic, wall=wall)
-        self.intake = Intake(self.denylist, retention_ms=settings.lifetimes.retention_ms, wall=wall, monotonic=monotonic)
+        self.intake = Intake(
+            self.denylist, retention_ms=settings.lifetimes.retention_ms, wall=wall, monotonic=monotonic
+        )
         self.follower = Follower(settings, intake=self.intake, freshness=self.freshness, wall=wall, monotonic=monotonic)
         self.keys: Keys = keys_from_settings(settings)
         self.verifier = Verifier.from_settings(settings, self.keys)
@@ -69,7 +72,9 @@ class Node:
         self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     def start(self) -> None:
@@ -93,8 +98,9 @@ class Node:
     def authenticate(self, token: str, *, when_unknown: Policy | None = None) -> Verified:
         """The verified token, if it may pass. Synchronous: no I/O, no lock.
 
-        Raises ``jwt.InvalidTokenError`` for a token that is malformed, expired, wrongly signed or revoked (TokenRevoked): answer 401.
-        Raises NotProven if this node cannot say, and ``when_unknown`` (None: the setting) is ``refuse``: answer 503.
+        Raises ``jwt.InvalidTokenError`` for a token that is malformed, expired, wrongly signed or revoked
+        (TokenRevoked): answer 401. Raises NotProven if this node cannot say, and ``when_unknown`` (None: the setting)
+        is ``refuse``: answer 503.
         """
         return self.judge(token, when_unknown=when_unknown)[0]
 
@@ -118,9 +124,17 @@ class Node:
             if freshness.state is State.REPLAYING:
                 progress = freshness.progress
                 eta = "" if progress.eta_s is None else f", about {progress.eta_s:.0f} s left"
-                yield Check(name="replay", ok=False, detail=f"{progress.fraction:.0%} of the topic, {progress.records} records{eta}")
+                yield Check(
+                    name="replay",
+                    ok=False,
+                    detail=f"{progress.fraction:.0%} of the topic, {progress.records} records{eta}",
+                )
         else:
-            yield Check(name="live", ok=True, detail=f"{freshness.progress.records} records, {sum(self.denylist.counts().values())} entries")
+            yield Check(
+                name="live",
+                ok=True,
+                detail=f"{freshness.progress.records} records, {sum(self.denylist.counts().values())} entries",
+            )
         report = self.follower.report
         if report is not None:
             losing = [str(violation) for violation in report.violations]
@@ -164,7 +178,10 @@ class Node:
             help="Answers of the guard.",
             kind="counter",
             labels=("result",),
-            values={(result,): float(self.guard.counts[result]) for result in ("active", "revoked", "unknown", "accepted_unknown")},
+            values={
+                (result,): float(self.guard.counts[result])
+                for result in ("active", "revoked", "unknown", "accepted_unknown")
+            },
         )
         yield Family(
             name="revoker_events_applied",

@@ -24,8 +24,9 @@ T = TypeVar("T")
 class BlockingPublisher:
     """`revoker.publisher.Publisher` behind blocking calls; safe to share between threads.
 
-    It runs an event loop in a thread of its own. A thread does not survive a fork, so make one per worker process, after the fork
-    (gunicorn: ``post_fork``); used in a process that forked away from it, it raises instead of waiting for ever.
+    It runs an event loop in a thread of its own. A thread does not survive a fork, so make one per worker process,
+    after the fork (gunicorn: ``post_fork``); used in a process that forked away from it, it raises instead of waiting
+    for ever.
     """
 
     def __init__(self, settings: Settings, *, on_acknowledged: Callable[[Revocation], None] | None = None) -> None:
@@ -40,7 +41,9 @@ class BlockingPublisher:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def start(self) -> None:
@@ -100,16 +103,20 @@ class BlockingPublisher:
 
     def _started(self) -> Publisher:
         if self._publisher is None:
-            raise NotAccepted("this BlockingPublisher is not started: use it as `with BlockingPublisher(settings) as publisher`")
+            raise NotAccepted(
+                "this BlockingPublisher is not started: use it as `with BlockingPublisher(settings) as publisher`"
+            )
         if self._pid != os.getpid():
             raise NotAccepted(
-                f"this BlockingPublisher was started in process {self._pid} and its thread did not survive the fork into "
-                f"{os.getpid()}: start one in each worker"
+                f"this BlockingPublisher was started in process {self._pid} and its thread did not survive the fork "
+                f"into {os.getpid()}: start one in each worker"
             )
         return self._publisher
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        assert self._loop is not None
+        if self._loop is None:
+            work.close()
+            raise NotAccepted("this BlockingPublisher was closed by another thread")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

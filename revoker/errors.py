@@ -18,8 +18,8 @@
     ├── KeysUnavailable               no verification key could be loaded
     └── NotProven                     this node cannot prove that its deny list is up to date
 
-``TokenRevoked`` and ``TokenMalformed`` live in ``revoker.tokens``: they are also ``jwt.InvalidTokenError``, so that existing
-``except jwt.InvalidTokenError`` handlers answer 401 for them, and this module must stay free of imports.
+``TokenRevoked`` and ``TokenMalformed`` live in ``revoker.tokens``: they are also ``jwt.InvalidTokenError``, so that
+existing ``except jwt.InvalidTokenError`` handlers answer 401 for them, and this module must stay free of imports.
 
 Two facts for machines sit on each class: ``retriable`` (may the same call succeed later, unchanged?) and
 ``http_status`` (what a service that can do no better should answer).
@@ -54,7 +54,9 @@ class RevokerError(Exception):
 
 
 class InvalidInput(RevokerError, ValueError):
-    """The caller's mistake: nothing was sent and nothing changed. The message names what was wrong and what would be right."""
+    """The caller's mistake: nothing was sent and nothing changed. The message names what was wrong and what would be
+    right.
+    """
 
     http_status = 400
 
@@ -68,7 +70,8 @@ class InvalidRevocation(InvalidInput):
 class TokenOutlivesTopic(InvalidRevocation):
     """The token stays valid for longer than the topic keeps revocations, so it could not be kept out.
 
-    ``token_life_s`` is what the token still has, ``longest_token_life_s`` what the fleet is set up for; both in seconds.
+    ``token_life_s`` is what the token still has, ``longest_token_life_s`` what the fleet is set up for; both in
+    seconds.
     """
 
     def __init__(self, message: str, *, token_life_s: float, longest_token_life_s: int) -> None:
@@ -95,8 +98,8 @@ class NotAccepted(PublishError):
 class OutcomeUnknown(PublishError):
     """No answer in time: the revocation may or may not be in the topic.
 
-    Never treat it as "failed": what timed out has been found in the log afterwards. Publishing the same event id again is
-    harmless, since a record that arrives twice changes nothing; ``revocation`` is the event to publish again.
+    Never treat it as "failed": what timed out has been found in the log afterwards. Publishing the same event id again
+    is harmless, since a record that arrives twice changes nothing; ``revocation`` is the event to publish again.
     """
 
     def __init__(self, message: str, *, revocation: object = None) -> None:
@@ -112,11 +115,13 @@ class BrokerError(RevokerError):
 
 
 class BrokerUnreachable(BrokerError):
-    """No broker answered, or a connection was made and no broker became known (what a refused SASL token looks like)."""
+    """No broker answered, or one did and no broker became known (what a refused SASL token looks like)."""
 
 
 class TopicMissing(BrokerError):
-    """The topic does not exist, or this user may not see it: Kafka shows the two alike. revoker never creates it by itself."""
+    """The topic does not exist, or this user may not see it: Kafka shows the two alike. revoker never creates it by
+    itself.
+    """
 
 
 class ContractViolated(BrokerError):
@@ -128,7 +133,7 @@ class ContractViolated(BrokerError):
 
 
 class DenyListFull(RevokerError):
-    """The bound on entries is reached. Nothing unexpired was dropped to make room, so the node cannot take this entry."""
+    """The bound on entries is reached. Nothing unexpired was dropped to make room, so this entry cannot be taken."""
 
     http_status = 503
 
@@ -141,7 +146,9 @@ class KeysUnavailable(RevokerError):
 
 
 class NotProven(RevokerError):
-    """This node cannot prove that its deny list is up to date: answer 503, not 401. ``reason`` says which proof is missing."""
+    """This node cannot prove that its deny list is up to date: answer 503, not 401. ``reason`` says which proof is
+    missing.
+    """
 
     retriable = True
     http_status = 503

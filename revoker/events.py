@@ -1,12 +1,12 @@
 """What happened: frozen values, without I/O and without a clock.
 
-A revocation is a selector (which tokens), an optional cut-off (issued until when), an expiry, a reason and an actor. Every selector
-but `Everything` and `Withdrawal` lives under one issuer, because ``jti``, ``sid`` and ``sub`` are unique only per issuer (RFC 7519
-section 4.1.7, OpenID Connect Back-Channel Logout 1.0 section 2.4). ``iss`` is the claim as it stands in the token, or ``""`` for
-tokens without one.
+A revocation is a selector (which tokens), an optional cut-off (issued until when), an expiry, a reason and an actor.
+Every selector but `Everything` and `Withdrawal` lives under one issuer, because ``jti``, ``sid`` and ``sub`` are unique
+only per issuer (RFC 7519 section 4.1.7, OpenID Connect Back-Channel Logout 1.0 section 2.4). ``iss`` is the claim as it
+stands in the token, or ``""`` for tokens without one.
 
-The classes are the wire contract: `revoker.record` writes and reads exactly these fields. Adding one that changes the meaning of an
-old one needs a new schema version.
+The classes are the wire contract: `revoker.record` writes and reads exactly these fields. Adding one that changes the
+meaning of an old one needs a new schema version.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
     "claim_text",
 ]
 
-#: Longest identifier accepted, in characters. Identifiers in use are far shorter (a UUID has 36, an issuer URL rarely 100); without
-#: a cap one crafted record could fill every node's memory.
+#: Longest identifier accepted, in characters. Identifiers in use are far shorter (a UUID has 36, an issuer URL rarely
+#: 100); without a cap one crafted record could fill every node's memory.
 IDENTIFIER_MAX_CHARS = 1024
 
 #: Seconds since the epoch up to the year 9999, the last that RFC 3339 can write.
@@ -47,8 +47,8 @@ HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="S
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 FreeText = Annotated[str, msgspec.Meta(max_length=1024)]
 
-#: What a deny list files an entry under: the kind, then the selecting values. Equal for two revocations of the same tokens, whatever
-#: their cut-off or reason.
+#: What a deny list files an entry under: the kind, then the selecting values. Equal for two revocations of the same
+#: tokens, whatever their cut-off or reason.
 SelectorKey: TypeAlias = tuple[str, ...]
 
 
@@ -79,8 +79,8 @@ class Token(_Selector, frozen=True, kw_only=True, tag="token"):
 class Digest(_Selector, frozen=True, kw_only=True, tag="digest"):
     """One token without ``jti``, by the SHA-256 of its signing input ``header.payload``.
 
-    Never of the whole token: the signature segment can be respelled without breaking the signature (spare base64url bits; ``(r, n-s)``
-    for ECDSA), which would give the thief a fresh digest (GHSA-hxm8-2xgr-2p9m).
+    Never of the whole token: the signature segment can be respelled without breaking the signature (spare base64url
+    bits; ``(r, n-s)`` for ECDSA), which would give the thief a fresh digest (GHSA-hxm8-2xgr-2p9m).
     """
 
     exact: ClassVar[bool] = True
@@ -130,7 +130,9 @@ class Client(_Selector, frozen=True, kw_only=True, tag="client"):
 
 
 class Claim(_Selector, frozen=True, kw_only=True, tag="claim"):
-    """All tokens in which one claim has, or as a list contains, one value: a tenant, a role, a device. See `claim_text`."""
+    """All tokens in which one claim has, or as a list contains, one value: a tenant, a role, a device. See
+    `claim_text`.
+    """
 
     wide: ClassVar[bool] = True
     iss: IssuerName
@@ -143,7 +145,9 @@ class Claim(_Selector, frozen=True, kw_only=True, tag="claim"):
 
 
 class Key(_Selector, frozen=True, kw_only=True, tag="key"):
-    """All tokens signed with one key, by ``kid``; without a cut-off all, whenever issued (a leaked key signs any ``iat``)."""
+    """All tokens signed with one key, by ``kid``; without a cut-off all, whenever issued (a leaked key signs any
+    ``iat``).
+    """
 
     wide: ClassVar[bool] = True
     iss: IssuerName
@@ -176,7 +180,9 @@ class Everything(_Selector, frozen=True, kw_only=True, tag="all"):
 
 
 class Withdrawal(_Selector, frozen=True, kw_only=True, tag="withdrawal"):
-    """Takes one wide rule back, by the id of the event that published it. Has no effect on the other kinds: they are final."""
+    """Takes one wide rule back, by the id of the event that published it. Has no effect on the other kinds: they are
+    final.
+    """
 
     event_id: EventId
 
@@ -205,8 +211,9 @@ KINDS: dict[str, type[Selector]] = {
 class Revocation(msgspec.Struct, frozen=True, kw_only=True):
     """One event: a selector, and since when, until when, why and by whom.
 
-    ``cutoff``: tokens with ``iat <= cutoff`` are refused; ``None`` for the exact kinds, for withdrawals, and for a key in its
-    entirety. ``expires_at``: when the entry may be forgotten. ``id`` identifies the event however often it is sent.
+    ``cutoff``: tokens with ``iat <= cutoff`` are refused; ``None`` for the exact kinds, for withdrawals, and for a key
+    in its entirety. ``expires_at``: when the entry may be forgotten. ``id`` identifies the event however often it is
+    sent.
     """
 
     id: EventId
@@ -219,9 +226,11 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def claim_text(value: object) -> str:
-    """The text under which a claim's value is compared: strings as they are, everything else as compact JSON with sorted keys.
+    """The text under which a claim's value is compared: strings as they are, everything else as compact JSON with
+    sorted keys.
 
-    So ``5`` and ``"5"`` match each other, which errs on the side of refusing. Raises ValueError for what JSON cannot write.
+    So ``5`` and ``"5"`` match each other, which errs on the side of refusing. Raises ValueError for what JSON cannot
+    write.
     """
     if isinstance(value, str):
         value.encode()  # a lone surrogate has no UTF-8 form, so no record could ever name it

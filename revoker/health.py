@@ -1,7 +1,7 @@
 """What probes and scrapers are told, for the service and for nodes alike: text, without a web framework.
 
-``/livez`` and ``/readyz`` follow the Kubernetes API server: machines read the status alone, 200 or 503; ``?verbose`` lists the checks for
-people. Metrics follow the Prometheus naming rules; none has an identifier for a label.
+``/livez`` and ``/readyz`` follow the Kubernetes API server: machines read the status alone, 200 or 503; ``?verbose``
+lists the checks for people. Metrics follow the Prometheus naming rules; none has an identifier for a label.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Family:
 
 
 def readyz(checks: Iterable[Check], *, verbose: bool) -> tuple[int, str]:
-    """Status and text: 200 if every check passes, else 503. Failed checks are always listed, the others if ``verbose``."""
+    """Status and text: 200 if every check passes, else 503. Failed checks are always listed, others if ``verbose``."""
     checks = tuple(checks)
     ready = all(check.ok for check in checks)
     lines = []

@@ -23,10 +23,11 @@ from aiokafka.errors import (
 
 from revoker import record
 from revoker.cluster import look
-from revoker.errors import BrokerError, BrokerUnreachable, InvalidRevocation, NotAccepted, OutcomeUnknown
+from revoker.diagnosis import explain, quiet_logs
+from revoker.errors import BrokerError, InvalidRevocation, NotAccepted, OutcomeUnknown, TokenOutlivesTopic
 from revoker.events import Digest, Key, Revocation, Selector, Subject, Token, Withdrawal
 from revoker.expiry import FUTURE_CUTOFF_S, Lifetimes
-from revoker.kafka import explain, prepare, producer_arguments, quiet_logs
+from revoker.kafka import prepare, producer_arguments, unreachable
 from revoker.settings import Settings
 from revoker.tokens import Verified
 
@@ -35,7 +36,8 @@ __all__ = ["LogoutScope", "Publisher", "Receipt", "compose", "logout_selector"]
 #: What a logout ends: the token presented, all of the subject's tokens, or all but those of the session presented.
 LogoutScope = Literal["token", "everywhere", "elsewhere"]
 
-#: The broker read the record and refused it, so it is not in the log. Every other error may have struck after it was written.
+#: The broker read the record and refused it, so it is not in the log. Every other error may have struck after it was
+#: written.
 _REFUSALS: Final = (
     CorruptRecordException,
     InvalidTopicError,
@@ -49,8 +51,8 @@ _REFUSALS: Final = (
 class Receipt:
     """Proof of a publication.
 
-    ``state``: ``acknowledged`` = on every in-sync replica. ``timestamp_ms``: the record's timestamp, Unix milliseconds. ``took_s``:
-    seconds from the call to the acknowledgement.
+    ``state``: ``acknowledged`` = on every in-sync replica. ``timestamp_ms``: the record's timestamp, Unix milliseconds.
+    ``took_s``: seconds from the call to the acknowledgement.
     """
 
     revocation: Revocation
@@ -74,30 +76,32 @@ def compose(
 ) -> Revocation:
     """The event that revokes ``selector``, checked as far as it can be without a broker. Pure.
 
-    ``exp``: the token's expiry, for the kinds ``token`` and ``digest``; None assumes the longest life. ``cutoff``: whole Unix seconds,
-    for the kinds that have one; None means now, for a key every token it ever signed. Raises InvalidRevocation, or its subclass
-    TokenOutlivesTopic, naming the field.
+    ``exp``: the token's expiry, for the kinds ``token`` and ``digest``; None assumes the longest life. ``cutoff``:
+    whole Unix seconds, for the kinds that have one; None means now, for a key every token it ever signed. Raises
+    InvalidRevocation, or its subclass TokenOutlivesTopic, naming the field.
     """
     if exp is not None:
         if not isinstance(selector, Token | Digest):
             raise InvalidRevocation(f"exp belongs to a single token; a revocation of kind {selector.kind} has none")
-        if isinstance(exp, bool) or not isinstance(exp, int | float) or not 0 <= exp < 1e12:
+        if not _is_time(exp):
             raise InvalidRevocation("exp is no time in Unix seconds")
     if selector.exact or isinstance(selector, Withdrawal):
         if cutoff is not None:
             raise InvalidRevocation(f"a revocation of kind {selector.kind} has no cutoff: presence alone decides")
     elif cutoff is None:
         cutoff = None if isinstance(selector, Key) else now_s
-    elif isinstance(cutoff, bool) or not isinstance(cutoff, int):
+    elif not _is_time(cutoff) or cutoff != int(cutoff):
         raise InvalidRevocation("cutoff is no whole number of Unix seconds")
     elif cutoff > now_s + FUTURE_CUTOFF_S:
         raise InvalidRevocation(
-            f"cutoff lies {cutoff - now_s} s in the future, at most {FUTURE_CUTOFF_S} s are allowed: it would refuse later logins"
+            f"cutoff lies {cutoff - now_s} s in the future, at most {FUTURE_CUTOFF_S} s are allowed: "
+            "it would refuse later logins"
         )
     if isinstance(selector, Subject) and selector.spare_sid is not None and selector.spare_jti is not None:
         raise InvalidRevocation("a subject revocation spares a session or a token, not both")
     if isinstance(selector, Withdrawal):
-        # The rule withdrawn may have been published just now, with a cut-off ahead of the clock; the withdrawal must outlive it.
+        # The rule withdrawn may have been published just now, with a cut-off ahead of the clock; the withdrawal must
+        # outlive it.
         expires_at = lifetimes.expires_at(selector, now_s=now_s, cutoff=now_s + FUTURE_CUTOFF_S)
     else:
         expires_at = lifetimes.expires_at(selector, now_s=now_s, cutoff=cutoff, exp=exp)
@@ -114,8 +118,14 @@ def compose(
     return revocation
 
 
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+
+
 def logout_selector(token: Verified, *, scope: LogoutScope) -> Selector:
-    """What a logout with this token revokes. Raises InvalidRevocation if the token lacks the claims that ``scope`` needs."""
+    """What a logout with this token revokes. Raises InvalidRevocation if the token lacks the claims that ``scope``
+    needs.
+    """
     if scope == "token":
         return token.selector
     sub = token.claims.get("sub")
@@ -128,15 +138,17 @@ def logout_selector(token: Verified, *, scope: LogoutScope) -> Selector:
             return Subject(iss=token.iss, sub=sub, spare_sid=sid)
         if jti := token.claims.get("jti"):
             return Subject(iss=token.iss, sub=sub, spare_jti=jti)
-        raise InvalidRevocation("logging out elsewhere needs a claim sid or jti to tell this session apart, and the token has neither")
+        raise InvalidRevocation(
+            "logging out elsewhere needs a claim sid or jti to tell this session apart, and the token has neither"
+        )
     raise InvalidRevocation(f"scope is {scope!r}, must be token, everywhere or elsewhere")
 
 
 class Publisher:
     """Publishes revocations to the topic. Use it as ``async with Publisher(settings) as publisher``.
 
-    ``on_acknowledged`` is called with each event once it is acknowledged: hand it a node's ``apply`` to have the same process refuse at
-    once. ``wall`` gives Unix seconds; ``new_id`` the id of an event.
+    ``on_acknowledged`` is called with each event once it is acknowledged: hand it a node's ``apply`` to have the same
+    process refuse at once. ``wall`` gives Unix seconds; ``new_id`` the id of an event.
     """
 
     def __init__(
@@ -163,34 +175,41 @@ class Publisher:
         await self.connect()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def connect(self) -> None:
-        """Connect, unless connected. Raises BrokerUnreachable, TopicMissing or another BrokerError; may be called again.
+        """Connect, unless connected; may be called again. Raises BrokerUnreachable, TopicMissing or a BrokerError.
 
         Asks whether the topic exists before the producer can ask for it in its own way, which may create it.
         """
-        async with self._connecting:
-            if self._producer is not None:
-                return
-            producer = AIOKafkaProducer(**producer_arguments(self._settings))
-            quiet_logs.install()
-            try:
-                prepare(producer.client)
-                async with asyncio.timeout(self._settings.request_timeout_s):
-                    await producer.start()
-                    await look(producer.client, self._settings.topic, timeout_s=self._settings.request_timeout_s)
-            except BaseException as error:
-                quiet_logs.uninstall()
-                await producer.stop()
-                if isinstance(error, KafkaError | OSError):
-                    raise BrokerUnreachable(self._unreachable(error)) from error
-                raise
-            self._producer = producer
+        await self._connected()
 
-    def _unreachable(self, error: BaseException) -> str:
-        return f"no broker reached at {self._settings.kafka_bootstrap_servers} (setting kafka_bootstrap_servers): {explain(error)}"
+    async def _connected(self) -> AIOKafkaProducer:
+        async with self._connecting:
+            if self._producer is None:
+                self._producer = await self._new_producer()
+            return self._producer
+
+    async def _new_producer(self) -> AIOKafkaProducer:
+        settings = self._settings
+        producer = AIOKafkaProducer(**producer_arguments(settings))
+        prepare(producer.client)
+        before = quiet_logs.last_problem
+        quiet_logs.install()
+        try:
+            async with asyncio.timeout(settings.request_timeout_s):
+                await producer.start()
+                await look(producer.client, settings.topic, timeout_s=settings.request_timeout_s)
+        except BaseException as error:
+            quiet_logs.uninstall()
+            await producer.stop()
+            if isinstance(error, KafkaError | OSError):
+                raise unreachable(settings, explain(error), before=before) from error
+            raise
+        return producer
 
     async def close(self) -> None:
         """Disconnect. What was acknowledged stays so; what was not has already raised."""
@@ -200,10 +219,11 @@ class Publisher:
             await producer.stop()
 
     async def probe(self) -> None:
-        """Connect if need be and ask the brokers for the topic: returns if revocations can probably be published now, else raises BrokerError."""
-        await self.connect()
-        assert self._producer is not None
-        await look(self._producer.client, self._settings.topic, timeout_s=self._settings.request_timeout_s)
+        """Connect if need be and ask the brokers for the topic: returns if revocations can probably be published now,
+        else raises BrokerError.
+        """
+        producer = await self._connected()
+        await look(producer.client, self._settings.topic, timeout_s=self._settings.request_timeout_s)
 
     async def revoke(
         self,
@@ -216,8 +236,9 @@ class Publisher:
     ) -> Receipt:
         """Revoke ``selector`` for the whole fleet; see `compose` for the arguments.
 
-        Returns once every in-sync replica has it. Raises InvalidRevocation before anything is sent; NotAccepted if it is certainly
-        not in the topic; OutcomeUnknown if it may be: then call again, or `publish` ``error.revocation`` again under its own id.
+        Returns once every in-sync replica has it. Raises InvalidRevocation before anything is sent; NotAccepted if it
+        is certainly not in the topic; OutcomeUnknown if it may be: then call again, or `publish` ``error.revocation``
+        again under its own id.
         """
         return await self.publish(
             compose(
@@ -237,7 +258,17 @@ class Publisher:
     ) -> Receipt:
         """Revoke what a user who logs out with ``token`` means to end. Raises as `revoke` does."""
         selector = logout_selector(token, scope=scope)
-        exp = token.exp if isinstance(selector, Token | Digest) else None
+        exp = None
+        if isinstance(selector, Token | Digest):
+            exp = token.exp
+            if exp is None:
+                longest_s = self._lifetimes.longest_token_life_s
+                raise TokenOutlivesTopic(
+                    f"this token never expires, but revocations are kept for tokens that live at most {longest_s} s "
+                    "(setting longest_token_life_s): its revocation would be forgotten",
+                    token_life_s=math.inf,
+                    longest_token_life_s=longest_s,
+                )
         cutoff = None
         if isinstance(selector, Subject):
             # An issuer whose clock runs ahead of ours signs tokens of our future: the one presented has to be covered.
@@ -246,26 +277,30 @@ class Publisher:
         return await self.revoke(selector=selector, exp=exp, cutoff=cutoff, reason=reason, actor=actor)
 
     async def publish(self, revocation: Revocation) -> Receipt:
-        """Send one composed event and wait for its acknowledgement, for ``publish_timeout_s`` at most. Raises as `revoke` does."""
+        """Send one composed event and wait for its acknowledgement, for ``publish_timeout_s`` at most. Raises as
+        `revoke` does.
+        """
         key, value, headers = record.encode(revocation)
         began = self._monotonic()
+        deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout_s
         try:
-            await self.connect()
+            # Callers wait for one another here: without a bound of its own, each would wait for all before it to fail.
+            async with asyncio.timeout_at(deadline):
+                producer = await self._connected()
         except (BrokerError, TimeoutError) as error:
             self.outcomes["refused"] += 1
             raise NotAccepted(f"the revocation was not sent: {explain(error)}") from error
-        assert self._producer is not None
         try:
-            async with asyncio.timeout(self._settings.publish_timeout_s):
-                metadata = await self._producer.send_and_wait(self._settings.topic, value, key=key, headers=headers)
+            async with asyncio.timeout_at(deadline):
+                metadata = await producer.send_and_wait(self._settings.topic, value, key=key, headers=headers)
         except _REFUSALS as error:
             self.outcomes["refused"] += 1
             raise NotAccepted(f"the broker refused the revocation: {explain(error)}") from error
         except (KafkaError, OSError, TimeoutError) as error:
             self.outcomes["unknown"] += 1
             raise OutcomeUnknown(
-                f"no acknowledgement within {self._settings.publish_timeout_s:g} s; the revocation may be in the topic or not, "
-                f"publishing it again is harmless: {explain(error)}",
+                f"no acknowledgement within {self._settings.publish_timeout_s:g} s; the revocation may be in the topic "
+                f"or not, publishing it again is harmless: {explain(error)}",
                 revocation=revocation,
             ) from error
         self.outcomes["acknowledged"] += 1

@@ -1,10 +1,12 @@
 """Event ⇄ Kafka record: a self-contained JSON value, a readable key, CloudEvents headers.
 
-The value is one flat JSON object: the selector's fields, the event's fields, and ``v``, the schema version. The headers follow the
-CloudEvents 1.0 Kafka protocol binding in binary mode, so that any consumer can route the record without reading the value. The key is
-the selector as a JSON array; nothing in revoker depends on it, it groups records for tools. docs/record.md tells other languages.
+The value is one flat JSON object: the selector's fields, the event's fields, and ``v``, the schema version. The headers
+follow the CloudEvents 1.0 Kafka protocol binding in binary mode, so that any consumer can route the record without
+reading the value. The key is the selector as a JSON array; nothing in revoker depends on it, it groups records for
+tools. docs/record.md tells other languages.
 
-What cannot be decoded is a value (`Undecodable`), not an exception: a node must go on reading, and must know that it missed something.
+What cannot be decoded is a value (`Undecodable`), not an exception: a node must go on reading, and must know that it
+missed something.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ __all__ = ["SCHEMA_VERSION", "VALUE_MAX_BYTES", "Category", "Undecodable", "deco
 
 SCHEMA_VERSION: Final = 1
 
-#: A longer value is refused unread. The longest one revoker can write is about 18 KiB: six identifiers of 1,024 characters, escaped.
+#: A longer value is refused unread. The longest one revoker can write is about 18 KiB: six identifiers of 1,024
+#: characters, escaped.
 VALUE_MAX_BYTES: Final = 65536
 
 #: Why a record could not be decoded. ``newer_version`` is an order to upgrade this node, the others are an incident.
@@ -60,7 +63,8 @@ _version = msgspec.json.Decoder(_Version)
 def encode(revocation: Revocation) -> tuple[bytes, bytes, Headers]:
     """Key, value and headers of the record that carries ``revocation``.
 
-    Raises InvalidRevocation, naming the field, for anything `decode` would not read back: what is refused here is never sent.
+    Raises InvalidRevocation, naming the field, for anything `decode` would not read back: what is refused here is never
+    sent.
     """
     selector = revocation.selector
     try:
@@ -83,7 +87,9 @@ def decode(value: bytes | None) -> Revocation | Undecodable:
     if not value:
         return Undecodable(category="empty", detail="the record has no value (a tombstone)")
     if len(value) > VALUE_MAX_BYTES:
-        return Undecodable(category="oversized", detail=f"the value has {len(value)} bytes, at most {VALUE_MAX_BYTES} are read")
+        return Undecodable(
+            category="oversized", detail=f"the value has {len(value)} bytes, at most {VALUE_MAX_BYTES} are read"
+        )
     try:
         envelope = _envelope.decode(value)
         if envelope.v != SCHEMA_VERSION:
@@ -177,7 +183,7 @@ def _rfc3339(seconds: int) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the value, made from the types that read it; shipped as ``revoker/record.schema.json``."""
+    """JSON Schema (2020-12) of the value, from the types that read it; shipped as ``revoker/record.schema.json``."""
     selectors: Sequence[type[Selector]] = tuple(KINDS.values())
     (envelope, *_), components = msgspec.json.schema_components((_Envelope, *selectors), ref_template="#/$defs/{name}")
     needs_cutoff = [kind for kind, cls in KINDS.items() if not cls.exact and kind not in ("key", "withdrawal")]
@@ -190,7 +196,10 @@ def json_schema() -> dict[str, Any]:
             envelope,
             {"oneOf": [{"$ref": f"#/$defs/{cls.__name__}"} for cls in selectors]},
             {"if": {"properties": {"kind": {"enum": needs_cutoff}}}, "then": {"required": ["cutoff"]}},
-            {"if": {"properties": {"kind": {"enum": never_cutoff}}}, "then": {"properties": {"cutoff": {"type": "null"}}}},
+            {
+                "if": {"properties": {"kind": {"enum": never_cutoff}}},
+                "then": {"properties": {"cutoff": {"type": "null"}}},
+            },
             {"not": {"required": ["spare_sid", "spare_jti"]}},
         ],
         "$defs": components,

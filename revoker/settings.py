@@ -1,8 +1,8 @@
 """The one table of settings: name with unit, type, default, help, secret.
 
 A value comes from the first of: argument, environment (``REVOKER_`` and the name in capitals), file (TOML, named by
-``REVOKER_CONFIG``), default. A secret may stand in a file of its own, named by ``REVOKER_<NAME>_FILE`` (Docker and Kubernetes secrets).
-What is unknown or malformed is refused by name; nothing is ignored.
+``REVOKER_CONFIG``), default. A secret may stand in a file of its own, named by ``REVOKER_<NAME>_FILE`` (Docker and
+Kubernetes secrets). What is unknown or malformed is refused by name; nothing is ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from revoker.errors import SettingsError
 from revoker.expiry import Lifetimes
 
-__all__ = ["ENVIRONMENT_PREFIX", "Row", "Settings", "table"]
+__all__ = ["ENVIRONMENT_PREFIX", "Row", "Settings", "environment_without_settings", "sources", "table"]
 
 ENVIRONMENT_PREFIX = "REVOKER_"
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 def _row(default: T, help_text: str, *, secret: bool = False, at_least: float | None = None) -> T:
     """One row of the table. ``at_least`` is the least a number may be."""
     metadata = {"help": help_text, "secret": secret, "at_least": at_least}
-    return field(default=default, metadata=metadata)  # type: ignore[no-any-return, call-overload]
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -47,12 +47,16 @@ class Settings:
     topic_partitions: int = _row(1, "partitions of a topic made by `topic create`; every node reads all", at_least=1)
     topic_replication_factor: int = _row(3, "copies of each partition the contract asks for", at_least=1)
     topic_min_insync_replicas: int = _row(2, "copies that must have a revocation before it is acknowledged", at_least=1)
-    topic_segment_s: int = _row(3600, "longest span of one log segment; bounds the dead records a replay carries", at_least=1)
+    topic_segment_s: int = _row(
+        3600, "longest span of one log segment; bounds the dead records a replay carries", at_least=1
+    )
     topic_check: Literal["strict", "lenient"] = _row(
         "strict", "a topic that could lose revocations: strict = never become ready, lenient = warn and go on"
     )
 
-    longest_token_life_s: int = _row(86400, "most `exp - iat` of any token in use; the topic's retention follows", at_least=1)
+    longest_token_life_s: int = _row(
+        86400, "most `exp - iat` of any token in use; the topic's retention follows", at_least=1
+    )
     leeway_s: int = _row(30, "clock leeway when verifying exp, nbf and iat; the largest of any verifier", at_least=0)
     clock_margin_s: int = _row(300, "how wrong any clock involved may be", at_least=0)
     long_lived_tokens: Literal["refuse", "accept"] = _row(
@@ -75,7 +79,9 @@ class Settings:
     cookie_secure: bool = _row(True, "Secure attribute the cookie was set with")
     cookie_http_only: bool = _row(True, "HttpOnly attribute the cookie was set with")
     cookie_same_site: Literal["Lax", "Strict", "None"] = _row("Lax", "SameSite attribute the cookie was set with")
-    allowed_origins: tuple[str, ...] = _row((), "origins that may log out by cookie beside the service's own, scheme://host[:port]")
+    allowed_origins: tuple[str, ...] = _row(
+        (), "origins that may log out by cookie beside the service's own, scheme://host[:port]"
+    )
     realm: str = _row("api", "realm in WWW-Authenticate (RFC 6750)")
 
     listen: str = _row("127.0.0.1:8080", "HOST:PORT of the HTTP server; port 0 = any free one")
@@ -86,7 +92,9 @@ class Settings:
 
     publish_timeout_s: float = _row(15.0, "how long a revocation may wait for its acknowledgement", at_least=0.1)
     request_timeout_s: float = _row(5.0, "longest single request to a broker; above fetch_max_wait_ms", at_least=0.1)
-    fetch_max_wait_ms: int = _row(100, "how long a broker may hold an empty fetch; revocations arrive at once regardless", at_least=1)
+    fetch_max_wait_ms: int = _row(
+        100, "how long a broker may hold an empty fetch; revocations arrive at once regardless", at_least=1
+    )
     metadata_max_age_s: float = _row(5.0, "age at which the client asks again who leads", at_least=0.1)
     staleness_bound_s: float = _row(15.0, "oldest proof under which a node still calls itself up to date", at_least=0.1)
     when_unknown: Literal["refuse", "accept"] = _row(
@@ -97,7 +105,9 @@ class Settings:
         "beginning", "where a starting node reads from: the whole topic, or only what can still matter, by timestamp"
     )
     tolerate_undecodable: bool = _row(False, "be ready although the topic holds records this node cannot read")
-    max_entries: int = _row(2_000_000, "entries a deny list may hold; at the bound the node says so and is not ready", at_least=1)
+    max_entries: int = _row(
+        2_000_000, "entries a deny list may hold; at the bound the node says so and is not ready", at_least=1
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = _row("info", "least level logged")
     log_format: Literal["text", "json"] = _row("text", "form of log lines on standard error")
@@ -117,8 +127,8 @@ class Settings:
             )
         if self.request_timeout_s * 1000 <= self.fetch_max_wait_ms:
             raise SettingsError(
-                f"request_timeout_s ({self.request_timeout_s}) must exceed fetch_max_wait_ms ({self.fetch_max_wait_ms}): "
-                "every idle fetch would time out"
+                f"request_timeout_s ({self.request_timeout_s}) must exceed fetch_max_wait_ms "
+                f"({self.fetch_max_wait_ms}): every idle fetch would time out"
             )
         if self.staleness_bound_s * 1000 < 3 * self.fetch_max_wait_ms:
             raise SettingsError(
@@ -142,7 +152,7 @@ class Settings:
         host, colon, port = self.listen.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise SettingsError(f"listen is {self.listen!r}, must be HOST:PORT such as 0.0.0.0:8080")
-        return host.strip("[]") or "0.0.0.0", int(port)
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what `:8080` means everywhere
 
     def __repr__(self) -> str:
         shown = (f"{row.name}={row.shown(getattr(self, row.name))}" for row in table())
@@ -158,20 +168,12 @@ class Settings:
     ) -> Settings:
         """Merge arguments over environment over file over defaults.
 
-        ``arguments``: by setting name; a value of ``None`` counts as not given. ``environ``: ``None`` = this process's. ``file``: a
-        TOML file; ``None`` = the one ``REVOKER_CONFIG`` names, if any. Raises SettingsError naming the setting and its source.
+        ``arguments``: by setting name; a value of ``None`` counts as not given. ``environ``: ``None`` = this process's.
+        ``file``: a TOML file; ``None`` = the one ``REVOKER_CONFIG`` names, if any. Raises SettingsError naming the
+        setting and its source.
         """
-        environ = os.environ if environ is None else environ
-        file = file or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
-        merged: dict[str, object] = {}
-        if file is not None:
-            merged |= _from_file(Path(file))
-        merged |= _from_environment(environ)
-        for name, value in (arguments or {}).items():
-            _known(name, f"argument {name}")
-            if value is not None:
-                merged[name] = value
-        return cls(**merged)  # type: ignore[arg-type]  # __post_init__ converts and checks every value
+        merged = _merged(arguments or {}, environ=os.environ if environ is None else environ, file=file)
+        return cls(**{name: value for name, (value, _) in merged.items()})  # type: ignore[arg-type]  # __post_init__ converts and checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +211,41 @@ def table() -> tuple[Row, ...]:
     )
 
 
+def sources(
+    arguments: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: str | Path | None = None,
+) -> dict[str, str]:
+    """Where `Settings.load` takes each setting from: ``argument``, ``environment``, ``file`` or ``default``.
+
+    Raises as it does.
+    """
+    merged = _merged(arguments or {}, environ=os.environ if environ is None else environ, file=file)
+    return {row.name: merged[row.name][1] if row.name in merged else "default" for row in table()}
+
+
+def environment_without_settings() -> dict[str, str]:
+    """This process's environment without revoker's variables: for a child process that is given settings of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+
+
+def _merged(
+    arguments: Mapping[str, object], *, environ: Mapping[str, str], file: str | Path | None
+) -> dict[str, tuple[object, str]]:
+    """Each setting that is given, with its source."""
+    file = file or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
+    merged: dict[str, tuple[object, str]] = {}
+    if file is not None:
+        merged |= {name: (value, "file") for name, value in _from_file(Path(file)).items()}
+    merged |= {name: (value, "environment") for name, value in _from_environment(environ).items()}
+    for name, value in arguments.items():
+        _known(name, f"argument {name}")
+        if value is not None:
+            merged[name] = (value, "argument")
+    return merged
+
+
 def _from_file(path: Path) -> dict[str, object]:
     try:
         found = tomllib.loads(path.read_text("utf-8"))
@@ -237,7 +274,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         found[name] = value
     for name, path in secret_files.items():
         if name in found:
-            raise SettingsError(f"both {ENVIRONMENT_PREFIX}{name.upper()} and {ENVIRONMENT_PREFIX}{name.upper()}_FILE are set: keep one")
+            raise SettingsError(
+                f"both {ENVIRONMENT_PREFIX}{name.upper()} and {ENVIRONMENT_PREFIX}{name.upper()}_FILE are set: keep one"
+            )
         try:
             found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
@@ -267,7 +306,16 @@ def _convert(name: str, value: object, hint: Any) -> Any:
     secret = next(column.metadata["secret"] for column in fields(Settings) if column.name == name)
     try:
         if hint is bool and isinstance(value, str):
-            return {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}[value]
+            return {
+                "true": True,
+                "1": True,
+                "yes": True,
+                "on": True,
+                "false": False,
+                "0": False,
+                "no": False,
+                "off": False,
+            }[value]
         return msgspec.convert(value, hint, strict=not isinstance(value, str))
     except (msgspec.ValidationError, KeyError):
         shown = "a malformed value" if secret else repr(value)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from cachetools import Cache, TLRUCache
 
 from consumers.denylist import FOREVER, Entry
 from revoker.errors import DenyListFull
-from revoker.events import KINDS, Revocation, SelectorKey, Subject, Withdrawal
+from revoker.events import KINDS, Claim, Key, Revocation, SelectorKey, Subject, Withdrawal
 
 __all__ = ["MemoryDenyList"]
 
@@ -18,7 +19,9 @@ _EXACT: Final = tuple(kind for kind, cls in KINDS.items() if cls.exact)
 
 
 class _Rule(NamedTuple):
-    """One cut-off under a key. ``group`` tells apart what must not be merged: a subject's spared token or session, a wide rule's event."""
+    """One cut-off under a key. ``group`` tells apart what must not be merged: a subject's spared token or session, a
+    wide rule's event.
+    """
 
     group: str
     cutoff: int
@@ -28,8 +31,8 @@ class _Rule(NamedTuple):
 class MemoryDenyList:
     """Implements `consumers.denylist.DenyList`.
 
-    ``max_entries`` bounds the entries, about 300 to 500 bytes each. cachetools would make room by dropping unexpired entries, that is, by
-    letting revoked tokens in again, so its own bound stays open and ours refuses instead.
+    ``max_entries`` bounds the entries, about 300 to 500 bytes each. cachetools would make room by dropping unexpired
+    entries, that is, by letting revoked tokens in again, so its own bound stays open and ours refuses instead.
     """
 
     def __init__(self, *, max_entries: int) -> None:
@@ -38,27 +41,26 @@ class MemoryDenyList:
         self._at_most = 0  # entries, counting some that have expired: exact counts cost more than an insertion
         self._exact: dict[str, TLRUCache[Any, Any]] = {kind: self._store(_expiry) for kind in _EXACT}
         self._rules: dict[str, TLRUCache[Any, Any]] = {
-            kind: self._store(_latest_expiry) for kind, cls in KINDS.items() if not cls.exact and cls is not Withdrawal
+            kind: self._store(_latest_expiry, entries=len)
+            for kind, cls in KINDS.items()
+            if not cls.exact and cls is not Withdrawal
         }
         self._withdrawn = self._store(_expiry)
+        self._stores = {**self._exact, **self._rules, "withdrawal": self._withdrawn}
         self._kinds: frozenset[str] = frozenset()
         self._claim_names: dict[str, frozenset[str]] = {}
-        self._key_issuers: frozenset[str] = frozenset()
+        self._key_cutoffs: dict[str, int] = {}
 
-    def _store(self, time_to_use: Any) -> TLRUCache[Any, Any]:
-        return TLRUCache(math.inf, ttu=time_to_use, timer=lambda: self._now_s)
+    def _store(self, time_to_use: Any, *, entries: Any = None) -> TLRUCache[Any, Any]:
+        return TLRUCache(math.inf, ttu=time_to_use, timer=lambda: self._now_s, getsizeof=entries)
 
     @property
-    def kinds(self) -> Set[str]:
+    def kinds(self) -> AbstractSet[str]:
         return self._kinds
 
     @property
-    def claim_names(self) -> Mapping[str, Set[str]]:
+    def claim_names(self) -> Mapping[str, AbstractSet[str]]:
         return self._claim_names
-
-    @property
-    def key_issuers(self) -> Set[str]:
-        return self._key_issuers
 
     def listed(self, key: SelectorKey) -> bool:
         return key in self._exact[key[0]]
@@ -76,27 +78,38 @@ class MemoryDenyList:
             latest = rule.cutoff
         return latest
 
+    def key_cutoff(self, iss: str) -> int | None:
+        return self._key_cutoffs.get(iss)
+
     def apply(self, revocation: Revocation) -> None:
         selector = revocation.selector
         kind = selector.kind
         if isinstance(selector, Withdrawal):
-            self._raise_expiry(self._withdrawn, selector.event_id, revocation.expires_at)
+            changed = self._raise_expiry(self._withdrawn, selector.event_id, revocation.expires_at)
         elif selector.exact:
-            self._raise_expiry(self._exact[kind], selector.key, revocation.expires_at)
+            changed = self._raise_expiry(self._exact[kind], selector.key, revocation.expires_at)
         else:
-            self._merge_rule(self._rules[kind], selector.key, _rule_of(revocation))
-        if kind not in self._kinds or kind in ("claim", "key"):
-            self._note_kinds()
-
-    def _raise_expiry(self, store: TLRUCache[Any, Any], key: object, expires_at: int) -> None:
-        known = store.get(key)
-        if known is None:
-            self._make_room_for(expires_at)
-        elif known >= expires_at:
+            changed = self._merge_rule(self._rules[kind], selector.key, _rule_of(revocation))
+        if not changed:
             return
-        store[key] = expires_at
+        if kind not in self._kinds:
+            self._kinds |= {kind}
+        if isinstance(selector, Claim):
+            if selector.claim not in self._claim_names.get(selector.iss, ()):
+                self._note_claims()
+        elif isinstance(selector, Key | Withdrawal):
+            self._note_keys()
 
-    def _merge_rule(self, store: TLRUCache[Any, Any], key: SelectorKey, rule: _Rule) -> None:
+    def _raise_expiry(self, store: TLRUCache[Any, Any], key: object, expires_at: int) -> bool:
+        known = store.get(key)
+        if expires_at <= (self._now_s if known is None else known):
+            return False
+        if known is None:
+            self._make_room()
+        store[key] = expires_at
+        return True
+
+    def _merge_rule(self, store: TLRUCache[Any, Any], key: SelectorKey, rule: _Rule) -> bool:
         others = []
         known = None
         for other in _peek(store, key):
@@ -104,23 +117,24 @@ class MemoryDenyList:
                 known = other
             elif other.expires_at > self._now_s:
                 others.append(other)
-        if known is None:
-            self._make_room_for(rule.expires_at)
-        else:
+        if known is not None:
             rule = _Rule(rule.group, max(rule.cutoff, known.cutoff), max(rule.expires_at, known.expires_at))
             if rule == known:
-                return
+                return False
+        elif rule.expires_at <= self._now_s:
+            return False
+        else:
+            self._make_room()
         store[key] = (*others, rule)
+        return True
 
-    def _make_room_for(self, expires_at: int) -> None:
-        if expires_at <= self._now_s:
-            return
+    def _make_room(self) -> None:
         if self._at_most >= self._max_entries:
             self._at_most = sum(self.counts().values())
             if self._at_most >= self._max_entries:
                 raise DenyListFull(
-                    f"the deny list holds {self._at_most} entries, all of them in force, and may hold {self._max_entries} "
-                    "(setting max_entries): this node cannot take further revocations"
+                    f"the deny list holds {self._at_most} entries and may hold {self._max_entries} (setting max_entries); "
+                    "none is dropped to make room, so this node cannot take further revocations"
                 )
         self._at_most += 1
 
@@ -128,21 +142,31 @@ class MemoryDenyList:
         if now_s <= self._now_s:
             return
         self._now_s = now_s
-        for store in (*self._exact.values(), *self._rules.values(), self._withdrawn):
-            store.expire()
+        thinner = {kind for kind, store in self._stores.items() if store.expire()}
+        if not thinner:
+            return
         self._at_most = sum(self.counts().values())
-        self._note_kinds()
+        self._kinds = frozenset(kind for kind, store in self._stores.items() if store)
+        if "claim" in thinner:
+            self._note_claims()
+        if not thinner.isdisjoint(("key", "withdrawal")):
+            self._note_keys()
 
-    def _note_kinds(self) -> None:
-        self._kinds = frozenset(kind for kind, count in self.counts().items() if count)
+    def _note_claims(self) -> None:
         names: dict[str, set[str]] = {}
         for _, iss, claim, _ in self._rules["claim"]:
             names.setdefault(iss, set()).add(claim)
         self._claim_names = {iss: frozenset(claims) for iss, claims in names.items()}
-        self._key_issuers = frozenset(iss for _, iss, _ in self._rules["key"])
+
+    def _note_keys(self) -> None:
+        latest: dict[str, int] = {}
+        for key in self._rules["key"]:
+            if (cutoff := self.cutoff(key)) is not None:
+                latest[key[1]] = max(cutoff, latest.get(key[1], cutoff))
+        self._key_cutoffs = latest
 
     def counts(self) -> Mapping[str, int]:
-        return {kind: len(store) for kind, store in (*self._exact.items(), *self._rules.items(), ("withdrawal", self._withdrawn))}
+        return {kind: int(store.currsize) for kind, store in self._stores.items()}
 
     def in_force(self) -> Iterator[Entry]:
         for store in self._exact.values():
@@ -151,6 +175,8 @@ class MemoryDenyList:
         for kind, store in self._rules.items():
             for key in list(store):
                 for rule in _peek(store, key):
+                    if rule.expires_at <= self._now_s:
+                        continue
                     if kind == "subject":
                         yield Entry(key=key, expires_at=rule.expires_at, cutoff=rule.cutoff, spared=rule.group or None)
                     elif rule.group not in self._withdrawn:
@@ -158,7 +184,8 @@ class MemoryDenyList:
 
 
 def _peek(store: TLRUCache[Any, Any], key: object) -> Any:
-    # TLRUCache.__getitem__ reorders its entries on every look-up, which is not safe beside the writer's thread; Cache's does not.
+    # TLRUCache.__getitem__ reorders its entries on every look-up, which is not safe beside the writer's thread; Cache's
+    # does not.
     try:
         return Cache.__getitem__(store, key)
     except KeyError:

@@ -1,4 +1,6 @@
-"""The clock by which entries are forgotten. It may run late, never early: a wrong wall clock must not let revoked tokens in."""
+"""The clock by which entries are forgotten. It may run late, never early: a wrong wall clock must not let revoked
+tokens in.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,13 @@ __all__ = ["PurgeClock"]
 
 
 class PurgeClock:
-    """The earlier of this host's wall clock and the brokers' time, less a grace; before the first record it stands still.
+    """The earlier of this host's wall clock and the brokers' time, less a grace; before the first record it stands
+    still.
 
-    Brokers' time is the newest record timestamp seen, carried on by the monotonic clock. A host whose clock jumps a year ahead would
-    otherwise empty its deny list; so would a publisher with a wrong clock on a topic that keeps publishers' timestamps. Both must be
-    wrong together to do harm. ``grace_s``: seconds by which both may be ahead of the verifiers' clocks.
+    Brokers' time is the newest record timestamp seen, carried on by the monotonic clock. A host whose clock jumps a
+    year ahead would otherwise empty its deny list; so would a publisher with a wrong clock on a topic that keeps
+    publishers' timestamps. Both must be wrong together to do harm. ``grace_s``: seconds by which both may be ahead of
+    the verifiers' clocks.
     """
 
     def __init__(self, *, wall: Callable[[], float], monotonic: Callable[[], float], grace_s: float = 300.0) -> None:

@@ -1,0 +1,111 @@
+"""What the broker tests share: settings that fit the broker, topics that keep the contract, nodes and raw records."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+
+from consumers.node import Node
+from revoker import topic
+from revoker.settings import Settings
+from tests.conftest import Broker
+
+SECRET = "a-secret-that-is-long-enough-for-hs256"
+
+#: Long enough for a busy machine; a passing test never waits for it.
+PATIENCE_S = 30.0
+
+MakeTopic = Callable[..., Awaitable[Settings]]
+
+
+def settings_for(bootstrap: str, name: str, **changes: Any) -> Settings:
+    """Settings for one broker of whichever kind, quick to notice what happens."""
+    return Settings(
+        **{
+            "kafka_bootstrap_servers": bootstrap,
+            "topic": name,
+            "topic_replication_factor": 1,
+            "topic_min_insync_replicas": 1,
+            "algorithms": ("HS256",),
+            "key_secret": SECRET,
+            "staleness_bound_s": 3.0,
+            "request_timeout_s": 3.0,
+            "publish_timeout_s": 5.0,
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def make_topic(broker: Broker, topic_name: str) -> MakeTopic:
+    """Creates this test's topic on either kind of broker; returns the settings that lead to it."""
+
+    async def make(**changes: Any) -> Settings:
+        if broker.name == "embedded":
+            changes.setdefault("topic_check", "lenient")  # it answers for few of a topic's settings
+        settings = settings_for(broker.bootstrap, topic_name, **changes)
+        await topic.create(settings)
+        return settings
+
+    return make
+
+
+@pytest.fixture
+def make_apache_topic(apache: Broker, topic_name: str) -> MakeTopic:
+    """As `make_topic`, on Apache Kafka alone."""
+
+    async def make(**changes: Any) -> Settings:
+        settings = settings_for(apache.bootstrap, topic_name, **changes)
+        await topic.create(settings)
+        return settings
+
+    return make
+
+
+@pytest.fixture
+async def run_node() -> AsyncIterator[Callable[[Settings], Node]]:
+    """Starts nodes that end with the test."""
+    nodes: list[Node] = []
+
+    def run(settings: Settings) -> Node:
+        node = Node(settings)
+        node.start()
+        nodes.append(node)
+        return node
+
+    yield run
+    for node in nodes:
+        await node.close()
+
+
+async def put(settings: Settings, *values: bytes | None, partition: int | None = None, **producer_changes: Any) -> None:
+    """Append raw values to the topic, as any other producer could."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, acks="all", **producer_changes)
+    await producer.start()
+    try:
+        for value in values:
+            await producer.send_and_wait(settings.topic, value, key=b"k", partition=partition)
+    finally:
+        await producer.stop()
+
+
+async def everything_in(settings: Settings) -> list[ConsumerRecord]:
+    """All records of the topic, by partition and offset."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap_servers, auto_offset_reset="none")
+    await consumer.start()
+    try:
+        wanted = [TopicPartition(settings.topic, number) for number in range(settings.topic_partitions)]
+        ends = await consumer.end_offsets(wanted)
+        consumer.assign(wanted)
+        for partition, start in (await consumer.beginning_offsets(wanted)).items():
+            consumer.seek(partition, start)
+        found: list[ConsumerRecord] = []
+        while any([await consumer.position(partition) < ends[partition] for partition in wanted]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found.extend(records)
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+    finally:
+        await consumer.stop()
