@@ -69,8 +69,10 @@ lock: ## pin everything anew: runtime, demo, dev, for every platform, with hashe
 	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --group dev \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	    -o requirements.lock $(LOCK_ARGS)
-	@if grep -nE '://|^-' requirements.lock; then \
-	    echo "lock: requirements.lock holds an address or an option (above); it must not"; exit 1; fi
+	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --group build -c requirements.lock \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o deploy/requirements.lock
+	@if grep -nE '://|^-' requirements.lock deploy/requirements.lock; then \
+	    echo "lock: a lock file holds an address or an option (above); it must not"; exit 1; fi
 	@echo "lock: $$(grep -c '==' requirements.lock) packages (LOCK_ARGS=--upgrade for newer ones)"
 
 .PHONY: bench-propagation

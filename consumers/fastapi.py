@@ -59,7 +59,7 @@ class Bearer:
         parameters = [inspect.Parameter("connection", inspect.Parameter.KEYWORD_ONLY, annotation=HTTPConnection)]
         for name, scheme in schemes.items():
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=Depends(scheme)))
-        self.__signature__ = inspect.Signature(parameters)
+        self.__signature__: inspect.Signature = inspect.Signature(parameters)
 
     async def __call__(self, connection: HTTPConnection, **_schemes: None) -> Verified:
         """The token of ``connection``. Raises HTTPException, or WebSocketException where an HTTP answer is

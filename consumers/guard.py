@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from consumers.denylist import DenyList
 from consumers.freshness import Freshness
 from revoker.errors import NotProven
-from revoker.events import SelectorKey, claim_text
+from revoker.events import IDENTIFIER_MAX_CHARS, SelectorKey, claim_text
 from revoker.expiry import Lifetimes
 from revoker.tokens import TokenRevoked, Verified, signing_input_digest
 
@@ -223,6 +223,10 @@ def _text(claims: Mapping[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise _Malformed(f"the claim {name} is a {type(value).__name__}, must be a string")
+    if not value and name != "iss":
+        raise _Malformed(f"the claim {name} is empty, which no revocation can name")
+    if len(value) > IDENTIFIER_MAX_CHARS:
+        raise _Malformed(f"the claim {name} exceeds {IDENTIFIER_MAX_CHARS} characters, which no revocation can name")
     if not value.isascii():
         try:
             value.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -71,7 +72,7 @@ class Intake:
         self._retention_ms = retention_ms
         self.on_applied = on_applied
         self._unread: deque[Unread] = deque(maxlen=_KEPT)
-        self._unread_newest_ms: int | None = None
+        self._unread_newest_ms: float | None = None
         self._missed = 0
 
     @property
@@ -131,7 +132,9 @@ class Intake:
     def _keep_unread(self, record: RawRecord, why: Undecodable) -> None:
         self.unread_total[why.category] += 1
         self._missed += 1
-        self._unread_newest_ms = max(self._unread_newest_ms or 0, record.timestamp)
+        # Without a timestamp its age is unknown, so it may always hold something that matters.
+        age_known = record.timestamp >= 0
+        self._unread_newest_ms = max(self._unread_newest_ms or 0, record.timestamp if age_known else math.inf)
         self._unread.append(
             Unread(
                 partition=record.partition,

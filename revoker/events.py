@@ -16,11 +16,14 @@ from typing import Annotated, ClassVar, TypeAlias
 import msgspec
 
 __all__ = [
+    "IDENTIFIER_MAX_CHARS",
     "KINDS",
     "Claim",
     "Client",
     "Digest",
+    "EventId",
     "Everything",
+    "FreeText",
     "Issuer",
     "Key",
     "Revocation",
@@ -29,6 +32,7 @@ __all__ = [
     "Session",
     "Subject",
     "Token",
+    "UnixSeconds",
     "Withdrawal",
     "claim_text",
 ]
@@ -43,7 +47,10 @@ Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=IDENTIFIER_MAX
 IssuerName = Annotated[
     str, msgspec.Meta(max_length=IDENTIFIER_MAX_CHARS, description="the iss claim; empty for tokens without one")
 ]
-HexDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex")]
+# The length is stated besides, because Python's ``$`` lets a trailing newline pass.
+HexDigest = Annotated[
+    str, msgspec.Meta(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64, description="SHA-256, lower-case hex")
+]
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 FreeText = Annotated[str, msgspec.Meta(max_length=1024)]
 

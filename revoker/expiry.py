@@ -72,12 +72,14 @@ class Lifetimes:
     def outlived_by(self, *, iat: float | None, exp: float | None, now_s: float) -> str | None:
         """Why a token with these claims cannot be kept out for its whole life, or None if it can.
 
-        Without ``iat`` only the remaining life is known, a lower bound: require the claim where tokens may lack it.
+        The remaining life counts as well: it is all that is known without ``iat`` (a lower bound: require the claim
+        where tokens may lack it), and an ``iat`` in the future would make a token look short-lived.
         """
         longest_s = self.longest_token_life_s
         if exp is None:
             return f"the token never expires; revocations are kept for tokens that live at most {longest_s} s"
-        life_s = exp - iat if iat is not None else exp - now_s - self.clock_margin_s
+        left_s = exp - now_s - self.clock_margin_s
+        life_s = left_s if iat is None else max(exp - iat, left_s)
         if life_s > longest_s:
             return f"the token lives {ceil(life_s)} s; revocations are kept for tokens that live at most {longest_s} s"
         return None

@@ -24,8 +24,8 @@ __all__ = ["SCHEMA_VERSION", "VALUE_MAX_BYTES", "Category", "Undecodable", "deco
 
 SCHEMA_VERSION: Final = 1
 
-#: A longer value is refused unread. The longest one revoker can write is about 18 KiB: six identifiers of 1,024
-#: characters, escaped.
+#: A longer value is refused unread. The longest one revoker can write is about 31 KiB: five texts of 1,024
+#: characters, each escaped to six bytes.
 VALUE_MAX_BYTES: Final = 65536
 
 #: Why a record could not be decoded. ``newer_version`` is an order to upgrade this node, the others are an incident.
@@ -75,11 +75,35 @@ def encode(revocation: Revocation) -> tuple[bytes, bytes, Headers]:
         value_bytes = msgspec.json.encode(fields)
         key = msgspec.json.encode(selector.key)
     except (UnicodeEncodeError, TypeError, OverflowError) as error:
-        raise InvalidRevocation(f"the revocation has no JSON form: {error}") from error
+        raise InvalidRevocation(f"{_culprit(revocation)} has no JSON form: {error}") from error
     read_back = decode(value_bytes)
     if isinstance(read_back, Undecodable):
         raise InvalidRevocation(read_back.detail)
+    if read_back != revocation:
+        # A UUID or bytes would be written as some text, and then not be the value that a node compares with.
+        raise InvalidRevocation(f"{_difference(revocation, read_back)}: must be text as it stands in the token")
     return key, value_bytes, _headers(revocation)
+
+
+def _culprit(revocation: Revocation) -> str:
+    """The name of the first field that cannot be written."""
+    for part in (revocation.selector, revocation):
+        for name in part.__struct_fields__:
+            try:
+                msgspec.json.encode(getattr(part, name))
+            except (UnicodeEncodeError, TypeError, OverflowError):
+                if name != "selector":
+                    return name
+    return "the revocation"
+
+
+def _difference(written: Revocation, read: Revocation) -> str:
+    """The first field that did not come back as it was, and its type."""
+    for part, other in ((written.selector, read.selector), (written, read)):
+        for name in part.__struct_fields__:
+            if (value := getattr(part, name)) != getattr(other, name, None):
+                return f"{name} is of type {type(value).__name__}"
+    return "the selector is of another kind"
 
 
 def decode(value: bytes | None) -> Revocation | Undecodable:
@@ -195,7 +219,10 @@ def json_schema() -> dict[str, Any]:
         "allOf": [
             envelope,
             {"oneOf": [{"$ref": f"#/$defs/{cls.__name__}"} for cls in selectors]},
-            {"if": {"properties": {"kind": {"enum": needs_cutoff}}}, "then": {"required": ["cutoff"]}},
+            {
+                "if": {"properties": {"kind": {"enum": needs_cutoff}}},
+                "then": {"required": ["cutoff"], "properties": {"cutoff": {"type": "integer"}}},
+            },
             {
                 "if": {"properties": {"kind": {"enum": never_cutoff}}},
                 "then": {"properties": {"cutoff": {"type": "null"}}},

@@ -8,6 +8,7 @@ Kubernetes secrets). What is unknown or malformed is refused by name; nothing is
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -116,6 +117,8 @@ class Settings:
         hints = get_type_hints(type(self))
         for column in fields(self):
             value = _convert(column.name, getattr(self, column.name), hints[column.name])
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{column.name} is {value}, must be a finite number")
             at_least = column.metadata["at_least"]
             if at_least is not None and not value >= at_least:
                 raise SettingsError(f"{column.name} is {value}, must be at least {at_least}")

@@ -133,8 +133,8 @@ class MemoryDenyList:
             self._at_most = sum(self.counts().values())
             if self._at_most >= self._max_entries:
                 raise DenyListFull(
-                    f"the deny list holds {self._at_most} entries and may hold {self._max_entries} (setting max_entries); "
-                    "none is dropped to make room, so this node cannot take further revocations"
+                    f"the deny list holds {self._at_most} entries and may hold {self._max_entries} "
+                    "(setting max_entries); none is dropped to make room, so this node cannot take further revocations"
                 )
         self._at_most += 1
 

@@ -23,20 +23,18 @@ MakeTopic = Callable[..., Awaitable[Settings]]
 
 def settings_for(bootstrap: str, name: str, **changes: Any) -> Settings:
     """Settings for one broker of whichever kind, quick to notice what happens."""
-    return Settings(
-        **{
-            "kafka_bootstrap_servers": bootstrap,
-            "topic": name,
-            "topic_replication_factor": 1,
-            "topic_min_insync_replicas": 1,
-            "algorithms": ("HS256",),
-            "key_secret": SECRET,
-            "staleness_bound_s": 3.0,
-            "request_timeout_s": 3.0,
-            "publish_timeout_s": 5.0,
-        }
-        | changes
-    )
+    values: dict[str, Any] = {
+        "kafka_bootstrap_servers": bootstrap,
+        "topic": name,
+        "topic_replication_factor": 1,
+        "topic_min_insync_replicas": 1,
+        "algorithms": ("HS256",),
+        "key_secret": SECRET,
+        "staleness_bound_s": 3.0,
+        "request_timeout_s": 3.0,
+        "publish_timeout_s": 5.0,
+    }
+    return Settings(**values | changes)
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ async def put(settings: Settings, *values: bytes | None, partition: int | None =
         await producer.stop()
 
 
-async def everything_in(settings: Settings) -> list[ConsumerRecord]:
+async def everything_in(settings: Settings) -> list[ConsumerRecord[Any, Any]]:
     """All records of the topic, by partition and offset."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap_servers, auto_offset_reset="none")
     await consumer.start()
@@ -102,7 +100,7 @@ async def everything_in(settings: Settings) -> list[ConsumerRecord]:
         consumer.assign(wanted)
         for partition, start in (await consumer.beginning_offsets(wanted)).items():
             consumer.seek(partition, start)
-        found: list[ConsumerRecord] = []
+        found: list[ConsumerRecord[Any, Any]] = []
         while any([await consumer.position(partition) < ends[partition] for partition in wanted]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 found.extend(records)

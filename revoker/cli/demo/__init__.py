@@ -1,0 +1,1 @@
+"""One user, one logout, three nodes: the demo behind ``revoker demo``."""

@@ -1,0 +1,1 @@
+"""The HTTP door: logout for users, revocations for admins, probes and metrics. `revoker.service.app` makes it."""
