@@ -36,7 +36,7 @@ from revoker.topic import Report, check_with, enforce
 
 __all__ = ["SLICE_RECORDS", "Follower"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and
 #: a turn stays below 10 ms.
@@ -81,8 +81,8 @@ class Follower:
         #: The last look at the topic itself; None before the first.
         self.view: TopicView | None = None
         #: Sessions begun, and those that ended in an error.
-        self.sessions_total = 0
-        self.failures_total = 0
+        self.sessions_total: int = 0
+        self.failures_total: int = 0
         self._settings = settings
         self._wall = wall
         self._monotonic = monotonic

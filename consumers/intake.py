@@ -64,10 +64,10 @@ class Intake:
         on_applied: Callable[[Revocation, RawRecord], None] | None = None,
     ) -> None:
         self.denylist = denylist
-        self.purge_clock = PurgeClock(wall=wall, monotonic=monotonic)
+        self.purge_clock: PurgeClock = PurgeClock(wall=wall, monotonic=monotonic)
         self.applied: Counter[str] = Counter()
         self.unread_total: Counter[str] = Counter()
-        self.clamped_total = 0
+        self.clamped_total: int = 0
         self.newest_timestamp_ms: int | None = None
         self._retention_ms = retention_ms
         self.on_applied = on_applied

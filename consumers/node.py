@@ -30,7 +30,7 @@ from revoker.tokens import Verified, Verifier
 
 __all__ = ["Node"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Node:
@@ -51,14 +51,16 @@ class Node:
     ) -> None:
         self.settings = settings
         self.denylist: DenyList = MemoryDenyList(max_entries=settings.max_entries) if denylist is None else denylist
-        self.freshness = Freshness(bound_s=settings.staleness_bound_s, monotonic=monotonic, wall=wall)
-        self.intake = Intake(
+        self.freshness: Freshness = Freshness(bound_s=settings.staleness_bound_s, monotonic=monotonic, wall=wall)
+        self.intake: Intake = Intake(
             self.denylist, retention_ms=settings.lifetimes.retention_ms, wall=wall, monotonic=monotonic
         )
-        self.follower = Follower(settings, intake=self.intake, freshness=self.freshness, wall=wall, monotonic=monotonic)
+        self.follower: Follower = Follower(
+            settings, intake=self.intake, freshness=self.freshness, wall=wall, monotonic=monotonic
+        )
         self.keys: Keys = keys_from_settings(settings)
-        self.verifier = Verifier.from_settings(settings, self.keys)
-        self.guard = Guard(
+        self.verifier: Verifier = Verifier.from_settings(settings, self.keys)
+        self.guard: Guard = Guard(
             denylist=self.denylist,
             freshness=self.freshness,
             lifetimes=settings.lifetimes,

@@ -35,7 +35,7 @@ __all__ = [
     "keys_from_settings",
 ]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Unknown kids may cause one fetch in this many seconds. Anybody can make up kids, so without it every request could
 #: cause one. The price: a key used less than this after it was published may be refused for so long; issuers publish

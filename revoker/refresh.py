@@ -13,7 +13,7 @@ from revoker.errors import RevokerError
 
 __all__ = ["Fetched", "Refreshed", "retry_after_s"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Refreshed(Generic[T]):
         #: The last good value; None before the first.
         self.latest: Fetched[T] | None = None
         #: Fetches begun so far.
-        self.fetches = 0
+        self.fetches: int = 0
 
     @property
     def problem(self) -> str | None:

@@ -54,14 +54,14 @@ class Reading:
 
     def __init__(self, settings: Settings, *, tail: Tail | None = None) -> None:
         self.settings = settings
-        self.denylist = MemoryDenyList(max_entries=settings.max_entries)
-        self.freshness = Bounds(bound_s=settings.staleness_bound_s)
+        self.denylist: MemoryDenyList = MemoryDenyList(max_entries=settings.max_entries)
+        self.freshness: Bounds = Bounds(bound_s=settings.staleness_bound_s)
         retention_ms = settings.lifetimes.retention_ms
-        self.intake = Intake(self.denylist, retention_ms=retention_ms) if tail is None else tail
-        self.follower = Follower(settings, intake=self.intake, freshness=self.freshness)
+        self.intake: Intake | Tail = Intake(self.denylist, retention_ms=retention_ms) if tail is None else tail
+        self.follower: Follower = Follower(settings, intake=self.intake, freshness=self.freshness)
         if tail is not None:
             tail.follow(self.follower, self.freshness)
-        self.guard = Guard(
+        self.guard: Guard = Guard(
             denylist=self.denylist, freshness=self.freshness, lifetimes=settings.lifetimes, long_lived_tokens="accept"
         )
 

@@ -20,7 +20,7 @@ from revoker.tokens import TokenMalformed, TokenMissing
 
 __all__ = ["RevocationReceipt", "forms", "kind_of", "parse", "revoke"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Claims are not always text in tokens, and an admin copies what the token shows; `claim_text` makes them comparable.
 _ClaimValue = Annotated[str, msgspec.Meta(max_length=IDENTIFIER_MAX_CHARS)] | int | float | bool

@@ -15,7 +15,7 @@ from revoker.health import Check
 
 __all__ = ["Background", "BrokerWatch", "Probed"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Probed(Protocol):

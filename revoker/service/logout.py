@@ -19,7 +19,7 @@ from revoker.tokens import InvalidTokenError, KeyUnknown, TokenRevoked
 
 __all__ = ["LogoutRequest", "logout", "parse"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SCOPES: Final = get_args(LogoutScope)
 

@@ -42,7 +42,7 @@ __all__ = [
     "route_of",
 ]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -80,7 +80,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, *, code: str, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(detail)
-        self.answer = Answer(problem=_problem(status, code=code, detail=detail), headers=headers)
+        self.answer: Answer = Answer(problem=_problem(status, code=code, detail=detail), headers=headers)
 
 
 def challenge(*, realm: str, error: str | None = None, description: str | None = None) -> tuple[str, str]:

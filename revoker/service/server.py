@@ -14,7 +14,7 @@ from revoker.service.problems import of_status, respond
 
 __all__ = ["serving"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager

@@ -114,7 +114,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 
 async def test_the_fleet_of_the_file_logs_a_user_out(fleet: tuple[dict[str, str], dict[str, str]]) -> None:
-    """All become ready by the probe of the file; a token of `revoker token` passes three nodes, and after its logout none."""
+    """All become ready by the file's probe; a token of `revoker token` passes three nodes, after its logout none."""
     urls, environ = fleet
     signed = await run(["token", "--sub", "alice"], environ, stdout=asyncio.subprocess.PIPE)
     token = (await signed.communicate())[0].decode().strip()

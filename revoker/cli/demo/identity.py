@@ -31,7 +31,7 @@ class IdentityProvider:
     def __init__(self, *, key_file: Path) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._runner: web.AppRunner | None = None
-        self.issuer = ""
+        self.issuer: str = ""
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         key_file.write_bytes(pem)
 
