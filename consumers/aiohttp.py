@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from aiohttp import web
 
-from consumers.bearer import Answer, ask
 from consumers.guard import Decision, Policy
 from consumers.node import Node
+from consumers.refusal import Answer, ask
 from revoker.errors import InvalidInput
 from revoker.health import expose, readyz
 from revoker.tokens import Verified

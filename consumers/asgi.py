@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from consumers.bearer import Answer, ask
+from consumers.refusal import Answer, ask
 from revoker.errors import InvalidInput
 from revoker.health import expose, readyz
 from revoker.tokens import Verified

@@ -25,9 +25,9 @@ from fastapi.openapi.models import SecurityBase as SecurityModel
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from consumers.bearer import Answer, ask
 from consumers.guard import Policy
 from consumers.node import Node
+from consumers.refusal import Answer, ask
 from revoker.errors import InvalidInput
 from revoker.tokens import Verified
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from aiohttp import web
 
+from revoker.bearer import bearer_token
 from revoker.events import IDENTIFIER_MAX_CHARS, KINDS, FreeText, Selector, UnixSeconds, Withdrawal, claim_text
 from revoker.publisher import Receipt
 from revoker.service import bodies
 from revoker.service.admins import Admin, identify
-from revoker.service.credentials import bearer_token
 from revoker.service.problems import Refused, challenge
 from revoker.service.state import SERVICE, Service
 from revoker.tokens import TokenMalformed, TokenMissing

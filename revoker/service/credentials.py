@@ -1,9 +1,4 @@
-"""The token a request carries, where it stood, and the header that clears its cookie. Pure.
-
-Tokens are read as nodes read them: ``Authorization: Bearer`` first, then the one named cookie, never the query string;
-whatever two readers could understand differently is refused. If the service revoked another token than the nodes look
-at, the user would stay logged in.
-"""
+"""The token a request carries, where it stood, and the header that clears its cookie. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from revoker.bearer import bearer_token, cookie_values, find_token
 from revoker.errors import SettingsError
 from revoker.settings import Settings
-from revoker.tokens import TokenMalformed, TokenMissing
 
-__all__ = ["Credential", "bearer_token", "clearing_cookie", "find_credential"]
-
-_JOINED: Final = re.compile(r",\s*bearer(?:\s|,|$)", re.IGNORECASE)
+__all__ = ["Credential", "clearing_cookie", "find_credential"]
 
 #: RFC 6265 section 4.1.1: a cookie's name is a token, its attributes hold neither control characters nor semicolons.
 _COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -47,36 +40,13 @@ def find_credential(*, authorization: Sequence[str], cookies: Sequence[str], coo
     empty = no cookie. Raises TokenMissing if there is none, TokenMalformed if there are several. Nothing else, whatever
     the input.
     """
-    values = _cookie_values(cookies, cookie_name) if cookie_name else set()
-    cookie = next(iter(values), None) or None if len(values) == 1 else None
-    token = bearer_token(authorization)
-    if token is not None:
-        return Credential(raw=token, source="header", cookie=cookie)
-    if len(values) > 1:
-        raise TokenMalformed(f"the request has several cookies {cookie_name} with different values, must have one")
-    if cookie is None:
-        raise TokenMissing("the request carries no bearer token")
-    return Credential(raw=cookie, source="cookie", cookie=cookie)
-
-
-def bearer_token(authorization: Sequence[str]) -> str | None:
-    """The bearer token in the header ``Authorization``;
-
-    None if it is absent or of another scheme. Raises TokenMalformed.
-    """
-    present = [value for value in (value.strip() for value in authorization) if value]
-    if not present:
-        return None
-    if len(present) > 1:
-        raise TokenMalformed("the request has several Authorization headers, must have one")
-    if _JOINED.search(present[0]):
-        raise TokenMalformed("several Authorization headers were joined into one, must be one")
-    scheme, *rest = present[0].split(maxsplit=1)
-    if scheme.lower() != "bearer":
-        return None
-    if not rest or len(rest[0].split()) != 1:
-        raise TokenMalformed("the Authorization header must be Bearer, a space, and one token")
-    return rest[0]
+    raw = find_token(authorization=authorization, cookies=cookies, cookie_name=cookie_name)
+    values = cookie_values(cookies, name=cookie_name) if cookie_name else set()
+    return Credential(
+        raw=raw,
+        source="cookie" if bearer_token(authorization) is None else "header",
+        cookie=(next(iter(values)) or None) if len(values) == 1 else None,
+    )
 
 
 def clearing_cookie(settings: Settings) -> str:
@@ -108,15 +78,3 @@ def clearing_cookie(settings: Settings) -> str:
         parts.append("HttpOnly")
     parts.append(f"SameSite={settings.cookie_same_site}")
     return "; ".join(parts)
-
-
-def _cookie_values(cookies: Sequence[str], name: str) -> set[str]:
-    found = set()
-    for header in cookies:
-        for pair in header.split(";"):
-            key, equals, value = pair.partition("=")
-            if equals and key.strip() == name:
-                text = value.strip()
-                quoted = len(text) >= 2 and text[0] == text[-1] == '"'
-                found.add(text[1:-1] if quoted else text)
-    return found

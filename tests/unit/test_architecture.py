@@ -40,6 +40,7 @@ OWNERS = {
 SHARED = {
     f"revoker.{name}"
     for name in (
+        "bearer",
         "errors",
         "settings",
         "events",

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from consumers.bearer import answer, find_token
+from consumers.refusal import answer
+from revoker.bearer import find_token
 from revoker.errors import DenyListFull, KeysUnavailable, NotProven
 from revoker.tokens import InvalidTokenError, KeyUnknown, TokenMalformed, TokenMissing, TokenRevoked
 

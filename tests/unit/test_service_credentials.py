@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.bearer import find_token
+from revoker.bearer import find_token
 from revoker.errors import SettingsError
 from revoker.service.credentials import Credential, clearing_cookie, find_credential
 from revoker.tokens import InvalidTokenError, TokenMalformed, TokenMissing
