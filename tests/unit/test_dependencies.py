@@ -21,7 +21,7 @@ def declared() -> dict[str, list[Requirement]]:
     for extra in project["project"]["optional-dependencies"].values():
         texts += extra
     for group in project["dependency-groups"].values():
-        texts += group
+        texts += [line for line in group if isinstance(line, str)]  # a table includes a group that is read as well
     requirements: dict[str, list[Requirement]] = {}
     for text in texts:
         requirement = Requirement(text)
