@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import threading
 
 import aiohttp
 import pytest
 
 from revoker.settings import environment_without_settings
-from tests.broker.conftest import SECRET, put, settings_for
+from tests.broker.conftest import PATIENCE_S, SECRET, put, settings_for
 from tests.command_line import RunningCommand, revoker, running
 from tests.conftest import Broker
 
@@ -289,3 +294,48 @@ async def test_an_address_in_use_exits_2(apache_environ: dict[str, str]) -> None
         assert ran.returncode == 2
         assert "listen is" in ran.stderr
         assert "Traceback" not in ran.stderr
+
+
+def on_a_terminal(*arguments: str, environ: dict[str, str], typed: str = "") -> tuple[int, str]:
+    """Run a command with a terminal for all three streams; its exit code, and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "revoker", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment_without_settings() | {"TERM": "xterm"} | environ,
+    ) as process:
+        os.close(theirs)
+        impatience = threading.Timer(PATIENCE_S, process.kill)
+        impatience.start()
+        os.write(ours, typed.encode())
+        shown = b""
+        # EIO is how Linux says that nobody has the terminal open any more.
+        with contextlib.suppress(OSError):
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        process.wait()
+        impatience.cancel()
+        os.close(ours)
+    return process.returncode, shown.decode()
+
+
+def test_a_replay_on_a_terminal_shows_its_progress_and_a_table(environ: dict[str, str]) -> None:
+    """A bar with records and rate while it reads, then text for people instead of JSON."""
+    revoker("revoke", "session", "--sid", "s1", environ=environ)
+    code, shown = on_a_terminal("replay", environ=environ)
+    assert code == 0, shown
+    assert re.search(r"replaying\s+\[#+\]\s+100%\s+1 records, [\d,]+/s", shown)
+    assert re.search(r"^session\s+1\s*$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("typed", "code", "published"), [("n\n", 1, 0), ("y\n", 0, 1), ("\x04", 130, 0)])
+def test_a_wide_rule_is_asked_about_on_a_terminal(
+    environ: dict[str, str], typed: str, code: int, published: int
+) -> None:
+    """Only "y" publishes it, neither "n" nor Ctrl-D; the question says whom it hits."""
+    found, shown = on_a_terminal("revoke", "issuer", environ=environ, typed=typed)
+    assert found == code, shown
+    assert f"This refuses every token issued until now with iss='{ISSUER}'" in shown
+    assert revoker("replay", environ=environ).json["records"] == published

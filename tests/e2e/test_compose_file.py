@@ -49,6 +49,18 @@ def test_the_broker_is_of_the_version_the_tests_run_and_makes_no_topics(compose:
     assert compose["services"]["topic"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
 
 
+def test_the_broker_listens_where_the_services_look_for_it(compose: dict[str, Any]) -> None:
+    """The address our services start from is advertised inside, every listener has a protocol and a port it binds."""
+    told = compose["services"]["kafka"]["environment"]
+    advertised = dict(part.split("://") for part in told["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    bound = dict(part.split("://") for part in told["KAFKA_LISTENERS"].split(","))
+    protocols = dict(part.split(":") for part in told["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert set(protocols) == set(bound) == set(advertised) | {told["KAFKA_CONTROLLER_LISTENER_NAMES"]}
+    assert all(bound[name] == f":{address.rpartition(':')[2]}" for name, address in advertised.items())
+    for service in ours(compose).values():
+        assert service["environment"]["REVOKER_KAFKA_BOOTSTRAP_SERVERS"] in advertised.values()
+
+
 def test_every_service_of_ours_is_built_from_the_one_dockerfile_and_is_not_root(compose: dict[str, Any]) -> None:
     """A topic job, a logout service and three nodes; the image runs as a user of its own and installs by hash."""
     assert set(ours(compose)) == {"topic", "logout", "node-1", "node-2", "node-3"}
@@ -107,22 +119,37 @@ async def run(command: list[str], environ: dict[str, str], **options: Any) -> as
     return await asyncio.create_subprocess_exec(*program, env=environ, **options)
 
 
+async def until_healthy(service: dict[str, Any], url: str) -> None:
+    """Run the service's own health check as the engine does, until it passes."""
+    kind, program, *arguments = service["healthcheck"]["test"]
+    assert (kind, program) == ("CMD", "python")
+    command = [sys.executable, *(text.replace("http://127.0.0.1:8080", url) for text in arguments)]
+    assert any(url in text for text in command), "the probe asks another port than the service's own"
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            probe = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+            if await probe.wait() == 0:
+                return
+
+
 async def end(process: asyncio.subprocess.Process) -> None:
     """Stop it as the engine does; it exits 0."""
     process.terminate()
     assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
-async def test_the_fleet_of_the_file_logs_a_user_out(fleet: tuple[dict[str, str], dict[str, str]]) -> None:
-    """All become ready by the file's probe; a token of `revoker token` passes three nodes, after its logout none."""
+async def test_the_fleet_of_the_file_logs_a_user_out(
+    compose: dict[str, Any], fleet: tuple[dict[str, str], dict[str, str]]
+) -> None:
+    """All become healthy by the file's probe; a token of `revoker token` passes all nodes, after its logout none."""
     urls, environ = fleet
     signed = await run(["token", "--sub", "alice"], environ, stdout=asyncio.subprocess.PIPE)
     token = (await signed.communicate())[0].decode().strip()
     bearer = {"Authorization": f"Bearer {token}"}
     nodes = [f"{url}/whoami" for name, url in urls.items() if name.startswith("node-")]
     async with aiohttp.ClientSession() as session:
-        for url in urls.values():
-            await until(session, f"{url}/readyz", 200, {})
+        for name, url in urls.items():
+            await until_healthy(compose["services"][name], url)
         for url in nodes:
             await until(session, url, 200, bearer)
         async with session.post(f"{urls['logout']}/logout", headers=bearer) as response:
