@@ -120,22 +120,16 @@ class Follower:
             async with asyncio.timeout(timeout_s):
                 while self.freshness.state < state:
                     if self._task is None or self._task.done():
-                        raise NotProven(self._why())
+                        raise NotProven(self.freshness.why())
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise NotProven(f"not {state.name.lower()} within {timeout_s:g} s: {self._why()}") from None
+            raise NotProven(f"not {state.name.lower()} within {timeout_s:g} s: {self.freshness.why()}") from None
 
     @property
     def progress(self) -> Progress:
         """How far the replay has come."""
         return self.freshness.progress
-
-    def _why(self) -> str:
-        return (
-            "; ".join(f"{missing.proof}: {missing.reason}" for missing in self.freshness.missing())
-            or "nothing is missing"
-        )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         quiet_logs.uninstall()
@@ -295,7 +289,9 @@ class Follower:
         # either.
         limit_s = max(2 * self._settings.staleness_bound_s, 4 * self._settings.request_timeout_s)
         if self.freshness.unproven_s > limit_s:
-            raise BrokerUnreachable(f"no proof for {limit_s:g} s, starting over with a new consumer: {self._why()}")
+            raise BrokerUnreachable(
+                f"no proof for {limit_s:g} s, starting over with a new consumer: {self.freshness.why()}"
+            )
 
     async def _watch(self, client: AIOKafkaClient, first: TopicView) -> None:
         """Ask every broker who leads, a third of the bound apart, or sooner while an answer would change the state."""
@@ -350,7 +346,7 @@ class Follower:
             self._last_reason = ""
             log.info("following %s: %d records read, up to date", self._settings.topic, self.freshness.progress.records)
         elif self._last_state is State.LIVE:
-            log.warning("no longer up to date: %s", self._why())
+            log.warning("no longer up to date: %s", self.freshness.why())
         self._last_state = state
         self._changed.set()
 

@@ -287,6 +287,10 @@ class Freshness:
             found.append(Missing(proof=self._obstacle[0], reason=self._obstacle[1], since_s=now - self._since))
         return tuple(found)
 
+    def why(self) -> str:
+        """What is `missing`, as one sentence; empty when LIVE."""
+        return "; ".join(f"{missing.proof}: {missing.reason}" for missing in self.missing())
+
     def _lacking(self, one: _Partition, now: float) -> tuple[str, str]:
         if one.highwater is not None and one.position < one.highwater:
             return "poll", f"read up to {one.position}, the high watermark is {one.highwater}"

@@ -117,10 +117,7 @@ class Guard:
         admitted = policy == "accept" and freshness.was_ready
         if admitted:
             self.counts["accepted_unknown"] += 1
-        reason = (
-            "; ".join(f"{missing.proof}: {missing.reason}" for missing in freshness.missing())
-            or "a proof has just returned"
-        )
+        reason = freshness.why() or "a proof has just returned"
         return Decision(status=Status.UNKNOWN, admitted=admitted, reason=reason, as_of=freshness.as_of)
 
     def enforce(

@@ -103,8 +103,7 @@ class Reading:
             except NotProven as error:
                 show(self.follower.progress)
                 if left_s <= 0:
-                    missing = "; ".join(f"{one.proof}: {one.reason}" for one in self.freshness.missing())
-                    raise NotProven(f"not read to the end within {timeout_s:g} s: {missing}") from error
+                    raise NotProven(f"not read to the end within {timeout_s:g} s: {self.freshness.why()}") from error
             else:
                 show(self.follower.progress)
                 return
