@@ -296,6 +296,7 @@ class Follower:
     async def _watch(self, client: AIOKafkaClient, first: TopicView) -> None:
         """Ask every broker who leads, a third of the bound apart, or sooner while an answer would change the state."""
         interval_s = self._settings.staleness_bound_s / 3
+        epochs = {number: one.leader_epoch for number, one in first.partitions.items()}
         while True:
             self._ask_now.clear()
             question = self.freshness.asking()
@@ -307,14 +308,22 @@ class Follower:
                 self.freshness.unconfirmed(str(error))
             else:
                 self.view = view
-                self._judge(client, view, first, question)
+                self._judge(client, view, first, epochs, question)
             self._note_state()
             await asyncio.sleep(min(_ASK_AGAIN_S, interval_s))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, interval_s - _ASK_AGAIN_S)):
                     await self._ask_now.wait()
 
-    def _judge(self, client: AIOKafkaClient, view: TopicView, first: TopicView, question: Question) -> None:
+    def _judge(
+        self,
+        client: AIOKafkaClient,
+        view: TopicView,
+        first: TopicView,
+        epochs: dict[int, int],
+        question: Question,
+    ) -> None:
+        """Whether the brokers' answers confirm what was polled. ``epochs``: the highest seen so far, by partition."""
         if view.topic_id != first.topic_id:
             raise TopicReplaced(
                 f"topic {view.topic} was deleted and made again: replaying the new one from its beginning"
@@ -324,6 +333,10 @@ class Follower:
                 f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: "
                 "replaying all of them"
             )
+        elected = [number for number, one in view.partitions.items() if one.leader_epoch != epochs[number]]
+        for number in elected:
+            epochs[number] = max(epochs[number], view.partitions[number].leader_epoch)
+            self.freshness.elected(number)
         if elsewhere := newer_leader(view, known=question.leaders):
             number, leader = next(iter(elsewhere.items()))
             self.freshness.unconfirmed(
@@ -335,6 +348,8 @@ class Follower:
             self.freshness.unconfirmed(f"only {view.answered} of {view.asked} brokers said who leads")
         elif view.dissenting:
             self.freshness.unconfirmed(f"{view.dissenting} of {view.answered} brokers see another topic of this name")
+        elif elected:
+            self.freshness.unconfirmed("an election took place since the brokers were last asked")
         else:
             self.freshness.confirmed(question)
 

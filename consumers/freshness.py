@@ -93,6 +93,14 @@ class _Partition:
         # 0.6 counts a batch of fifty as one).
         return self.highwater is not None and self.position >= self.barrier
 
+    def doubt(self) -> None:
+        """No poll so far counts unless it is confirmed already, and the next answer, which may be under way, does not
+        either.
+        """
+        self.polled_at = self.asked_after = -math.inf
+        self.processed_after = self.turn_at
+        self.doubtful = True
+
 
 @dataclass(kw_only=True)
 class Freshness:
@@ -169,9 +177,9 @@ class Freshness:
         if leader != one.leader:
             left, one.leader = one.leader, leader
             if left is not None:
-                one.polled_at = one.asked_after = -math.inf
                 # The new leader was not known on the turn before, but may have been asked any time since.
-                one.processed_after, one.stamp_ms, one.doubtful = one.turn_at, stamp_ms, True
+                one.doubt()
+                one.stamp_ms = stamp_ms
         one.position = position
         if highwater is not None:
             if one.highwater is None:
@@ -206,6 +214,13 @@ class Freshness:
             one = self._partitions[number]
             one.confirmed_at = max(one.confirmed_at, question.polled_at[number])
         self._settle()
+
+    def elected(self, partition: int) -> None:
+        """The partition's leader epoch has risen since the brokers were last asked, be the leader the same or another.
+
+        What was polled since then may be the answer of a leader that had been deposed, and does not count.
+        """
+        self._partitions[partition].doubt()
 
     def unconfirmed(self, reason: str) -> None:
         """The brokers did not answer, or name another leader: polls since the last confirmation do not count yet."""

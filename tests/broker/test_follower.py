@@ -374,6 +374,26 @@ async def test_a_leaders_death_in_a_cluster_does_not_stop_revocations(
     await node.wait_ready(timeout_s=PATIENCE_S)
 
 
+async def test_a_leader_elected_again_between_two_questions_is_proved_anew(
+    start_apache: StartApache, run_node: RunNode
+) -> None:
+    """A broker killed and back within the bound leads in a higher epoch: the node stays live and its proofs go on."""
+    kafka = start_apache()
+    settings = settings_for(kafka.bootstrap, "t", staleness_bound_s=15.0)
+    await topic.create(settings)
+    node = run_node(settings)
+    await node.wait_ready(timeout_s=PATIENCE_S)
+    kafka.kill(1)
+    await kafka.start_async(1)
+    back_at = time.time()
+    await eventually(lambda: (node.freshness.as_of or 0) > back_at, "a poll after the election is confirmed")
+    view = node.follower.view
+    assert view is not None
+    assert view.partitions[0].leader_epoch > 0
+    assert node.freshness.state is State.LIVE
+    assert node.follower.sessions_total == 1
+
+
 def _session_record(name: str) -> bytes:
     return (
         b'{"v":1,"id":"e","kind":"session","iss":"","sid":"%s","revoked_at":1,"expires_at":253402300799}'

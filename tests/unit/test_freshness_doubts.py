@@ -128,3 +128,31 @@ class TestLeaders:
         node.leader[0] = 3
         node.run(0.5)
         assert node.state() is State.LIVE
+
+
+class TestElections:
+    def test_polls_before_an_election_that_was_not_watched_do_not_count(self) -> None:
+        """A leader deposed and elected again between two questions may have answered in between, alone."""
+        node = live()
+        before = node.freshness.fresh_until
+        node.clock.tick(5)
+        for _ in range(3):
+            node.clock.tick(0.1)
+            node.answer()
+        node.freshness.elected(0)
+        node.watch()
+        assert node.freshness.fresh_until == before
+
+    def test_the_first_answer_after_an_election_was_seen_proves_nothing(self) -> None:
+        """It may have been asked before the election; the one after it counts, and the node goes on being live."""
+        node = live()
+        before = node.freshness.fresh_until
+        node.clock.tick(0.1)
+        node.freshness.elected(0)
+        node.clock.tick(0.1)
+        node.answer()
+        node.watch()
+        assert node.freshness.fresh_until == before
+        node.run(1)
+        assert node.freshness.fresh_until > before
+        assert node.state() is State.LIVE
