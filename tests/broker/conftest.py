@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,6 +12,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 
 from consumers.node import Node
 from revoker import topic
+from revoker.events import Session
+from revoker.publisher import Publisher
 from revoker.settings import Settings
 from tests.conftest import Broker
 
@@ -107,3 +111,23 @@ async def everything_in(settings: Settings) -> list[ConsumerRecord[Any, Any]]:
         return sorted(found, key=lambda record: (record.partition, record.offset))
     finally:
         await consumer.stop()
+
+
+def knows(node: Node, name: str) -> bool:
+    """Whether the node's deny list holds this session."""
+    return node.denylist.listed(("session", "", name))
+
+
+async def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait for ``condition``, for `PATIENCE_S` at most."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def revoke_sessions(settings: Settings, *names: str) -> None:
+    """Publish one session revocation for each name."""
+    async with Publisher(settings) as publisher:
+        for name in names:
+            await publisher.revoke(selector=Session(iss="", sid=name))

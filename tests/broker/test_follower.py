@@ -17,33 +17,13 @@ from consumers.intake import RawRecord
 from consumers.node import Node
 from revoker import topic
 from revoker.errors import NotProven
-from revoker.events import Revocation, Session, Token
+from revoker.events import Revocation, Token
 from revoker.publisher import Publisher
 from revoker.settings import Settings
-from tests.broker.conftest import PATIENCE_S, MakeTopic, put, settings_for
+from tests.broker.conftest import PATIENCE_S, MakeTopic, eventually, knows, put, revoke_sessions, settings_for
 from tests.conftest import StartApache
 
 RunNode = Callable[[Settings], Node]
-
-
-def knows(node: Node, name: str) -> bool:
-    """Whether the node's deny list holds this session."""
-    return node.denylist.listed(("session", "", name))
-
-
-async def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait for ``condition``, for `PATIENCE_S` at most."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
-        await asyncio.sleep(0.01)
-
-
-async def revoke_sessions(settings: Settings, *names: str) -> None:
-    """Publish one session revocation for each name."""
-    async with Publisher(settings) as publisher:
-        for name in names:
-            await publisher.revoke(selector=Session(iss="", sid=name))
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
@@ -121,44 +101,6 @@ async def test_a_missing_topic_is_waited_for_and_never_made(start_apache: StartA
     assert "later" not in await _topics(settings)
     await topic.create(settings)
     await node.wait_ready(timeout_s=PATIENCE_S)
-
-
-async def test_a_node_waits_for_its_first_broker(start_apache: StartApache, run_node: RunNode) -> None:
-    """Started while the broker is down, a node says what it cannot reach and becomes live when the broker comes."""
-    kafka = start_apache()
-    settings = settings_for(kafka.bootstrap, "t")
-    await topic.create(settings)
-    await revoke_sessions(settings, "s1")
-    kafka.stop(1)
-    node = run_node(settings)
-    await eventually(lambda: kafka.bootstrap in node.freshness.missing()[0].reason, "the reason names the broker")
-    await kafka.start_async(1)
-    await node.wait_ready(timeout_s=PATIENCE_S)
-    assert knows(node, "s1")
-
-
-async def test_a_node_says_stale_within_its_bound_when_the_broker_dies(
-    start_apache: StartApache, run_node: RunNode
-) -> None:
-    """Nothing raises when a broker is killed; the node turns stale by the bound all the same, keeps its entries, and
-    recovers.
-    """
-    kafka = start_apache()
-    settings = settings_for(kafka.bootstrap, "t", staleness_bound_s=1.5)
-    await topic.create(settings)
-    await revoke_sessions(settings, "s1")
-    node = run_node(settings)
-    await node.wait_ready(timeout_s=PATIENCE_S)
-    kafka.kill(1)
-    killed_at = time.monotonic()
-    await eventually(lambda: node.freshness.state is State.STALE, "the node is stale")
-    assert time.monotonic() - killed_at < settings.staleness_bound_s + 1.0
-    assert {missing.proof for missing in node.freshness.missing()} <= {"poll", "leader"}
-    assert knows(node, "s1")
-    await kafka.start_async(1)
-    await revoke_sessions(settings, "s2")
-    await node.wait_ready(timeout_s=PATIENCE_S)
-    assert knows(node, "s2")
 
 
 async def test_an_unreadable_record_keeps_a_node_from_being_live(make_topic: MakeTopic, run_node: RunNode) -> None:
@@ -351,47 +293,6 @@ def counted_slices() -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AIOKafkaConsumer, "getmany", counted)
         yield sizes
-
-
-async def test_a_leaders_death_in_a_cluster_does_not_stop_revocations(
-    start_apache: StartApache, run_node: RunNode
-) -> None:
-    """Three brokers, the leader killed: a revocation published through the new leader is enforced, and the node is live
-    again.
-    """
-    kafka = start_apache(nodes=3, properties={"broker.session.timeout.ms": "2000"})
-    settings = settings_for(
-        kafka.bootstrap, "t", topic_replication_factor=3, topic_min_insync_replicas=2, publish_timeout_s=20.0
-    )
-    await topic.create(settings)
-    node = run_node(settings)
-    await node.wait_ready(timeout_s=PATIENCE_S)
-    view = node.follower.view
-    assert view is not None
-    kafka.kill(view.partitions[0].leader)
-    await revoke_sessions(settings, "s1")
-    await eventually(lambda: knows(node, "s1"), "the revocation arrives through the new leader")
-    await node.wait_ready(timeout_s=PATIENCE_S)
-
-
-async def test_a_leader_elected_again_between_two_questions_is_proved_anew(
-    start_apache: StartApache, run_node: RunNode
-) -> None:
-    """A broker killed and back within the bound leads in a higher epoch: the node stays live and its proofs go on."""
-    kafka = start_apache()
-    settings = settings_for(kafka.bootstrap, "t", staleness_bound_s=15.0)
-    await topic.create(settings)
-    node = run_node(settings)
-    await node.wait_ready(timeout_s=PATIENCE_S)
-    kafka.kill(1)
-    await kafka.start_async(1)
-    back_at = time.time()
-    await eventually(lambda: (node.freshness.as_of or 0) > back_at, "a poll after the election is confirmed")
-    view = node.follower.view
-    assert view is not None
-    assert view.partitions[0].leader_epoch > 0
-    assert node.freshness.state is State.LIVE
-    assert node.follower.sessions_total == 1
 
 
 def _session_record(name: str) -> bytes:
