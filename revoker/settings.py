@@ -7,27 +7,18 @@ Kubernetes secrets). What is unknown or malformed is refused by name; nothing is
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-import msgspec
+from typing import Literal, TypeVar, get_type_hints
 
 from revoker.errors import SettingsError
 from revoker.expiry import Lifetimes
+from revoker.sources import ENVIRONMENT_PREFIX, Names, convert, merged, words
 
 __all__ = ["ENVIRONMENT_PREFIX", "Row", "Settings", "environment_without_settings", "sources", "table"]
-
-ENVIRONMENT_PREFIX = "REVOKER_"
-
-#: Names under the prefix that are no settings: the name of the settings file, and what the test suite reads.
-_RESERVED = ("CONFIG", "TEST_")
 
 T = TypeVar("T")
 
@@ -44,6 +35,28 @@ class Settings:
 
     kafka_bootstrap_servers: str = _row("127.0.0.1:9092", "brokers to start from, HOST:PORT, comma-separated")
     kafka_client_id: str = _row("revoker", "name under which brokers see this client")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _row(
+        "PLAINTEXT", "how connections to brokers are secured"
+    )
+    kafka_ssl_ca_file: str | None = _row(None, "PEM file of the CAs that brokers are checked against; unset = system's")
+    kafka_ssl_certificate_file: str | None = _row(None, "PEM file of this client's certificate and its chain")
+    kafka_ssl_key_file: str | None = _row(None, "PEM file of the certificate's key; unset = in the certificate's file")
+    kafka_ssl_key_password: str | None = _row(None, "password of that key", secret=True)
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = _row(
+        "SCRAM-SHA-512", "how this client proves who it is, under a SASL protocol"
+    )
+    kafka_sasl_username: str | None = _row(None, "user for PLAIN and SCRAM")
+    kafka_sasl_password: str | None = _row(None, "password for PLAIN and SCRAM", secret=True)
+    kafka_oauth_token_url: str | None = _row(
+        None, "token endpoint for OAUTHBEARER by client credentials (RFC 6749 section 4.4)"
+    )
+    kafka_oauth_client_id: str | None = _row(None, "client id at that endpoint")
+    kafka_oauth_client_secret: str | None = _row(None, "client secret at that endpoint", secret=True)
+    kafka_oauth_scope: str | None = _row(None, "scope asked for there")
+    kafka_oauth_callable: str | None = _row(
+        None, "MODULE:FUNCTION that returns a token for OAUTHBEARER, in place of a token endpoint"
+    )
+
     topic: str = _row("revocations", "topic that carries the revocations")
     topic_partitions: int = _row(1, "partitions of a topic made by `topic create`; every node reads all", at_least=1)
     topic_replication_factor: int = _row(3, "copies of each partition the contract asks for", at_least=1)
@@ -91,6 +104,21 @@ class Settings:
         None, "who may POST /revocations: NAME:SECRET:KIND+KIND, comma-separated; * = every kind", secret=True
     )
 
+    admin_audit_file: str | None = _row(
+        None, "file to which every use of POST /revocations is appended; unset = the log (logger revoker.audit)"
+    )
+
+    outbox_file: str | None = _row(
+        None, "SQLite file that keeps accepted revocations until Kafka has them; unset = refuse while Kafka is away"
+    )
+    outbox_max_events: int = _row(1_000_000, "revocations the outbox may hold; beyond, none is accepted", at_least=1)
+
+    publisher_id: str | None = _row(None, "name under which this publisher signs its revocations")
+    signing_key_file: str | None = _row(None, "PEM file of the private key, Ed25519 or P-256, it signs with")
+    trusted_publishers_file: str | None = _row(
+        None, "TOML file of publishers, their keys and scopes; set = a node applies no event they did not sign"
+    )
+
     publish_timeout_s: float = _row(15.0, "how long a revocation may wait for its acknowledgement", at_least=0.1)
     request_timeout_s: float = _row(5.0, "longest single request to a broker; above fetch_max_wait_ms", at_least=0.1)
     fetch_max_wait_ms: int = _row(
@@ -100,6 +128,15 @@ class Settings:
     staleness_bound_s: float = _row(15.0, "oldest proof under which a node still calls itself up to date", at_least=0.1)
     when_unknown: Literal["refuse", "accept"] = _row(
         "refuse", "requests while a node cannot prove that it is up to date; before it first was, always refuse"
+    )
+    outage_budget_s: float = _row(
+        300.0, "longest that accept holds, counted from the end of the last proof; after it, refuse", at_least=0
+    )
+    watch_interval_s: float = _row(
+        0.0, "seconds between two questions to the brokers who leads; 0 = a third of staleness_bound_s", at_least=0
+    )
+    heartbeat_interval_s: float = _row(
+        0.0, "publishers send a heartbeat through a topic silent for so long, and nodes miss it; 0 = none", at_least=0
     )
     retry_after_s: int = _row(1, "Retry-After of a 503", at_least=0)
     replay_from: Literal["beginning", "longest_life"] = _row(
@@ -116,7 +153,9 @@ class Settings:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for column in fields(self):
-            value = _convert(column.name, getattr(self, column.name), hints[column.name])
+            value = convert(
+                column.name, getattr(self, column.name), hint=hints[column.name], secret=column.metadata["secret"]
+            )
             if isinstance(value, float) and not math.isfinite(value):
                 raise SettingsError(f"{column.name} is {value}, must be a finite number")
             at_least = column.metadata["at_least"]
@@ -175,8 +214,8 @@ class Settings:
         ``file``: a TOML file; ``None`` = the one ``REVOKER_CONFIG`` names, if any. Raises SettingsError naming the
         setting and its source.
         """
-        merged = _merged(arguments or {}, environ=os.environ if environ is None else environ, file=file)
-        return cls(**{name: value for name, (value, _) in merged.items()})  # type: ignore[arg-type]  # __post_init__ converts and checks
+        given = merged(arguments or {}, environ=os.environ if environ is None else environ, file=file, names=_names())
+        return cls(**{name: value for name, (value, _) in given.items()})  # type: ignore[arg-type]  # __post_init__ converts and checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +243,7 @@ def table() -> tuple[Row, ...]:
     return tuple(
         Row(
             name=column.name,
-            kind=_words(hints[column.name]),
+            kind=words(hints[column.name]),
             default=column.default,
             help=column.metadata["help"],
             secret=column.metadata["secret"],
@@ -224,8 +263,8 @@ def sources(
 
     Raises as it does.
     """
-    merged = _merged(arguments or {}, environ=os.environ if environ is None else environ, file=file)
-    return {row.name: merged[row.name][1] if row.name in merged else "default" for row in table()}
+    given = merged(arguments or {}, environ=os.environ if environ is None else environ, file=file, names=_names())
+    return {row.name: given[row.name][1] if row.name in given else "default" for row in table()}
 
 
 def environment_without_settings() -> dict[str, str]:
@@ -233,104 +272,8 @@ def environment_without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
 
 
-def _merged(
-    arguments: Mapping[str, object], *, environ: Mapping[str, str], file: str | Path | None
-) -> dict[str, tuple[object, str]]:
-    """Each setting that is given, with its source."""
-    file = file or environ.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
-    merged: dict[str, tuple[object, str]] = {}
-    if file is not None:
-        merged |= {name: (value, "file") for name, value in _from_file(Path(file)).items()}
-    merged |= {name: (value, "environment") for name, value in _from_environment(environ).items()}
-    for name, value in arguments.items():
-        _known(name, f"argument {name}")
-        if value is not None:
-            merged[name] = (value, "argument")
-    return merged
-
-
-def _from_file(path: Path) -> dict[str, object]:
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"settings file {path}: {error}") from error
-    for name in found:
-        _known(name, f"{name} in {path}")
-    return found
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    secret_files: dict[str, str] = {}
-    secrets = {row.name for row in table() if row.secret}
-    for variable, value in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        suffix = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if suffix.startswith(_RESERVED[1]) or suffix == _RESERVED[0]:
-            continue
-        name = suffix.lower()
-        if name.endswith("_file") and name.removesuffix("_file") in secrets:
-            secret_files[name.removesuffix("_file")] = value
-            continue
-        _known(name, variable)
-        found[name] = value
-    for name, path in secret_files.items():
-        if name in found:
-            raise SettingsError(
-                f"both {ENVIRONMENT_PREFIX}{name.upper()} and {ENVIRONMENT_PREFIX}{name.upper()}_FILE are set: keep one"
-            )
-        try:
-            found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{ENVIRONMENT_PREFIX}{name.upper()}_FILE: {error}") from error
-    return found
-
-
-def _known(name: str, said: str) -> None:
-    names = [column.name for column in fields(Settings)]
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; `revoker settings` lists them all"
-    raise SettingsError(f"unknown setting {said}{hint}")
-
-
-def _convert(name: str, value: object, hint: Any) -> Any:
-    """The value in the type of its row; text is parsed as environment variables are written."""
-    optional = NoneType in get_args(hint) if get_origin(hint) in (Union, UnionType) else False
-    if isinstance(value, str):
-        if optional and not value:
-            return None
-        if get_origin(hint) is tuple:
-            value = tuple(part for part in (part.strip() for part in value.split(",")) if part)
-        elif hint is bool:
-            value = value.lower()
-    secret = next(column.metadata["secret"] for column in fields(Settings) if column.name == name)
-    try:
-        if hint is bool and isinstance(value, str):
-            return {
-                "true": True,
-                "1": True,
-                "yes": True,
-                "on": True,
-                "false": False,
-                "0": False,
-                "no": False,
-                "off": False,
-            }[value]
-        return msgspec.convert(value, hint, strict=not isinstance(value, str))
-    except (msgspec.ValidationError, KeyError):
-        shown = "a malformed value" if secret else repr(value)
-        raise SettingsError(f"{name} is {shown}, must be {_words(hint)}") from None
-
-
-def _words(hint: Any) -> str:
-    """A type in the words of a person who sets it."""
-    if get_origin(hint) is Literal:
-        return " or ".join(get_args(hint))
-    if get_origin(hint) is tuple:
-        return "comma-separated list"
-    if get_origin(hint) in (Union, UnionType):
-        return " or unset".join(_words(part) for part in get_args(hint) if part is not NoneType) + " or unset"
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[hint]
+def _names() -> Names:
+    rows = fields(Settings)
+    return Names(
+        all=[column.name for column in rows], secret=[column.name for column in rows if column.metadata["secret"]]
+    )
