@@ -248,9 +248,11 @@ class Follower:
         tidy_at = self._monotonic() + 1.0
         while True:
             batches = await consumer.getmany(timeout_ms=self._settings.fetch_max_wait_ms, max_records=SLICE_RECORDS)
-            for records in batches.values():
+            taken = dict.fromkeys(partitions, 0)
+            for source, records in batches.items():
                 self.intake.take(records)
                 self.freshness.took(len(records))
+                taken[source.partition] = len(records)
             for number, partition in partitions.items():
                 left = self.freshness.polled(
                     number,
@@ -258,6 +260,7 @@ class Follower:
                     stamp_ms=consumer.last_poll_timestamp(partition),
                     position=await consumer.position(partition),
                     highwater=consumer.highwater(partition),
+                    records=taken[number],
                 )
                 if left is not None:
                     hang_up(client, left)
@@ -294,8 +297,8 @@ class Follower:
             )
 
     async def _watch(self, client: AIOKafkaClient, first: TopicView) -> None:
-        """Ask every broker who leads, a third of the bound apart, or sooner while an answer would change the state."""
-        interval_s = self._settings.staleness_bound_s / 3
+        """Ask every broker who leads, now and then, or sooner while an answer would change the state."""
+        interval_s = self._settings.watch_s
         epochs = {number: one.leader_epoch for number, one in first.partitions.items()}
         while True:
             self._ask_now.clear()

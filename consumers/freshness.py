@@ -2,13 +2,16 @@
 
 *Ready* is about the past: every partition has been read up to the end it had when this node started. *Fresh* is about
 now, and needs proof, because a Kafka client that lost its brokers and a topic on which nothing happens look alike from
-outside (https://github.com/aio-libs/aiokafka/issues/1073). Three proofs, each within the bound, on every partition:
+outside (https://github.com/aio-libs/aiokafka/issues/1073). Three proofs, each within the bound, on every partition, and
+a fourth where publishers send heartbeats:
 
 1. *poll*: a fetch was answered, and the position had reached the high watermark;
 2. *leader*: asked later, every broker that answers agrees that the broker read from is still the newest leader. An old
    leader cut off from its cluster, or one that became a follower, goes on answering empty fetches that look perfect;
 3. *topic*: the same answers say it is still the same topic, with the same partitions. A topic deleted and made again
-   restarts its offsets.
+   restarts its offsets;
+4. *heartbeat*: a record arrived, of whatever kind. It exposes what no question can: a high watermark that is stuck, a
+   cluster in which all agree and nothing can be written.
 
 A poll counts only once a later question has confirmed it; the node then knows everything acknowledged up to that poll.
 A leader's ordinary failover leaves the last confirmed poll standing until it is older than the bound.
@@ -23,6 +26,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Self
+
+from consumers.partition import Partition
+from revoker.settings import Settings
 
 __all__ = ["Freshness", "Missing", "Progress", "Question", "State"]
 
@@ -72,44 +79,19 @@ class Question:
     leaders: Mapping[int, int]
 
 
-@dataclass(slots=True)
-class _Partition:
-    start: int
-    barrier: int
-    position: int
-    processed_after: float
-    leader: int | None = None
-    highwater: int | None = None
-    stamp_ms: int | None = None
-    asked_after: float = -math.inf
-    doubtful: bool = False
-    turn_at: float = -math.inf
-    polled_at: float = -math.inf
-    confirmed_at: float = -math.inf
-
-    @property
-    def caught_up(self) -> bool:
-        # The first high watermark counts as well: a broker's answer to "where is the end" has been found too low (Tansu
-        # 0.6 counts a batch of fifty as one).
-        return self.highwater is not None and self.position >= self.barrier
-
-    def doubt(self) -> None:
-        """No poll so far counts unless it is confirmed already, and the next answer, which may be under way, does not
-        either.
-        """
-        self.polled_at = self.asked_after = -math.inf
-        self.processed_after = self.turn_at
-        self.doubtful = True
-
-
 @dataclass(kw_only=True)
 class Freshness:
     """The state machine. Feed it observations; read ``state``, ``missing()`` and, on the request path, ``fresh_until``.
 
-    ``bound_s``: the oldest proof that still counts. ``monotonic`` times everything; ``wall`` only dates ``as_of``.
+    ``bound_s``: the oldest proof that still counts. ``heartbeat_s``: publishers send a record through each partition
+    that was silent for so many seconds; None: they do not. ``records_confirm``: a record that arrives confirms the
+    polls before it, as an answer of all brokers does: for a watch that asks too rarely to confirm them all.
+    ``monotonic`` times everything; ``wall`` only dates ``as_of``.
     """
 
     bound_s: float
+    heartbeat_s: float | None = None
+    records_confirm: bool = False
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
 
@@ -118,13 +100,16 @@ class Freshness:
     fresh_until: float = field(default=-math.inf, init=False)
     #: Whether this node was ever LIVE. Before, it knows nothing, and no policy may wave a request through.
     was_ready: bool = field(default=False, init=False)
+    #: Monotonic time at which this node was last LIVE, or until which it is; minus infinity before the first time. An
+    #: outage is counted from here.
+    proved_until: float = field(default=-math.inf, init=False)
     #: Unix time up to which everything acknowledged is known here; None: nothing was ever proved.
     as_of: float | None = field(default=None, init=False)
 
     _phase: State = field(default=State.STOPPED, init=False)
     _reason: str = field(default="not started", init=False)
     _since: float = field(default=0.0, init=False)
-    _partitions: dict[int, _Partition] = field(default_factory=dict, init=False)
+    _partitions: dict[int, Partition] = field(default_factory=dict, init=False)
     _watch_problem: str | None = field(default=None, init=False)
     _obstacle: tuple[str, str] | None = field(default=None, init=False)
     _records: int = field(default=0, init=False)
@@ -132,6 +117,23 @@ class Freshness:
 
     def __post_init__(self) -> None:
         self._since = self.monotonic()
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> Self:
+        """The rules as ``settings`` has them."""
+        return cls(
+            bound_s=settings.staleness_bound_s,
+            heartbeat_s=settings.heartbeat_interval_s or None,
+            records_confirm=settings.watch_s > settings.staleness_bound_s / 3,
+            monotonic=monotonic,
+            wall=wall,
+        )
 
     def connecting(self, reason: str) -> None:
         """Looking for brokers, or about to try again; ``reason`` says why."""
@@ -145,7 +147,7 @@ class Freshness:
         """
         now = self._began_at = self.monotonic()
         self._partitions = {
-            number: _Partition(start=start, barrier=barriers[number], position=start, processed_after=now)
+            number: Partition(start=start, barrier=barriers[number], position=start, processed_after=now, heard_at=now)
             for number, start in starts.items()
         }
         self._watch_problem = None
@@ -157,9 +159,16 @@ class Freshness:
         self._records += records
 
     def polled(
-        self, partition: int, *, leader: int | None, stamp_ms: int | None, position: int, highwater: int | None
+        self,
+        partition: int,
+        *,
+        leader: int | None,
+        stamp_ms: int | None,
+        position: int,
+        highwater: int | None,
+        records: int = 0,
     ) -> int | None:
-        """One turn of the read loop, for one partition.
+        """One turn of the read loop, for one partition, in which ``records`` of its records were applied.
 
         ``leader``: the broker fetches go to. Returns the one they went to before, if it has changed: close the
         connection to it, or its last answer, still under way, would pass for the new leader's. ``stamp_ms``: the
@@ -171,29 +180,15 @@ class Freshness:
         position has reached the high watermark it came with, on a later turn if there is much to apply. The first
         answer after a change of leader proves nothing: it may be the old one's, received and not yet processed.
         """
-        now = self.monotonic()
-        one = self._partitions[partition]
-        left = None
-        if leader != one.leader:
-            left, one.leader = one.leader, leader
-            if left is not None:
-                # The new leader was not known on the turn before, but may have been asked any time since.
-                one.doubt()
-                one.stamp_ms = stamp_ms
-        one.position = position
-        if highwater is not None:
-            if one.highwater is None:
-                one.barrier = max(one.barrier, highwater)
-            one.highwater = highwater
-        if stamp_ms != one.stamp_ms:
-            one.stamp_ms = stamp_ms
-            if one.doubtful:
-                one.doubtful = False
-            else:
-                one.asked_after, one.processed_after = one.processed_after, max(one.processed_after, one.turn_at)
-        if highwater is not None and position >= highwater:
-            one.polled_at = max(one.polled_at, one.asked_after)
-        one.turn_at = now
+        left = self._partitions[partition].polled(
+            now=self.monotonic(),
+            leader=leader,
+            stamp_ms=stamp_ms,
+            position=position,
+            highwater=highwater,
+            records=records,
+            records_confirm=self.records_confirm and self._watch_problem is None,
+        )
         self._settle()
         return left
 
@@ -293,8 +288,18 @@ class Freshness:
         for number, one in sorted(self._partitions.items()):
             if now >= one.confirmed_at + self.bound_s:  # the very sum of fresh_until: rounding must not part the two
                 by_reason.setdefault(self._lacking(one, now), []).append(number)
+        silent = [number for number, one in sorted(self._partitions.items()) if now >= self._heard_until(one)]
+        if silent:
+            reason = (
+                f"no record has arrived, though publishers send one every {self.heartbeat_s:g} s "
+                "(setting heartbeat_interval_s): is a publisher running, and can it write?"
+            )
+            by_reason["heartbeat", reason] = silent
         for (proof, reason), numbers in by_reason.items():
-            since = min(self._partitions[number].confirmed_at for number in numbers)
+            since = min(
+                self._partitions[number].heard_at if proof == "heartbeat" else self._partitions[number].confirmed_at
+                for number in numbers
+            )
             since_s = now - (since if math.isfinite(since) else self._since)
             named = f"partition{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
             found.append(Missing(proof=proof, reason=f"{named}: {reason}", since_s=since_s))
@@ -306,12 +311,15 @@ class Freshness:
         """What is `missing`, as one sentence; empty when LIVE."""
         return "; ".join(f"{missing.proof}: {missing.reason}" for missing in self.missing())
 
-    def _lacking(self, one: _Partition, now: float) -> tuple[str, str]:
+    def _lacking(self, one: Partition, now: float) -> tuple[str, str]:
         if one.highwater is not None and one.position < one.highwater:
             return "poll", f"read up to {one.position}, the high watermark is {one.highwater}"
         if now - one.polled_at >= self.bound_s:
             return "poll", f"no fetch answered within {self.bound_s:g} s"
         return "leader", self._watch_problem or "the leader is not confirmed yet"
+
+    def _heard_until(self, one: Partition) -> float:
+        return math.inf if self.heartbeat_s is None else one.heard_at + self.bound_s
 
     def _settle(self) -> None:
         if self._phase == State.REPLAYING and self.caught_up:
@@ -322,12 +330,17 @@ class Freshness:
         proved_at = min(one.confirmed_at for one in self._partitions.values())
         if math.isfinite(proved_at):
             self.as_of = self.wall() - (now - proved_at)
-        self.fresh_until = proved_at + self.bound_s if self._obstacle is None else -math.inf
+        heard_until = min(self._heard_until(one) for one in self._partitions.values())
+        self.fresh_until = min(proved_at + self.bound_s, heard_until) if self._obstacle is None else -math.inf
         if now < self.fresh_until:
             self.was_ready = True
+            self.proved_until = self.fresh_until
+        else:
+            self.proved_until = min(self.proved_until, now)
 
     def _enter(self, phase: State, reason: str) -> None:
         self.fresh_until = -math.inf
+        self.proved_until = min(self.proved_until, self.monotonic())
         if phase != self._phase:
             self._since = self.monotonic()
         self._phase, self._reason = phase, reason

@@ -61,8 +61,10 @@ class Guard:
     """Judges verified claims against the deny list. Synchronous, without I/O, without a lock; `check` never raises on
     bad claims.
 
-    ``when_unknown`` is the policy of routes that name none. ``long_lived_tokens``: whether tokens that live longer than
-    ``lifetimes`` allows are refused; such a token's revocation would be forgotten before the token expires.
+    ``when_unknown`` is the policy of routes that name none. ``outage_budget_s``: seconds after the end of the last
+    proof for which ``accept`` holds; afterwards it is ``refuse``, since all revoked meanwhile would be let through.
+    ``long_lived_tokens``: whether tokens that live longer than ``lifetimes`` allows are refused; such a token's
+    revocation would be forgotten before the token expires.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Guard:
         freshness: Freshness,
         lifetimes: Lifetimes,
         when_unknown: Policy = "refuse",
+        outage_budget_s: float = 300.0,
         long_lived_tokens: Policy = "refuse",
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -79,6 +82,7 @@ class Guard:
         self._freshness = freshness
         self._lifetimes = lifetimes
         self._when_unknown = when_unknown
+        self._outage_budget_s = outage_budget_s
         self._refuse_long_lived = long_lived_tokens == "refuse"
         self._wall = wall
         #: Answers given since the start: by status, and ``accepted_unknown`` for those let through by policy.
@@ -113,11 +117,13 @@ class Guard:
             self.counts["active"] += 1
             return Decision(status=Status.ACTIVE, admitted=True, as_of=freshness.as_of)
         self.counts["unknown"] += 1
-        policy = when_unknown or self._when_unknown
-        admitted = policy == "accept" and freshness.was_ready
+        reason = freshness.why() or "a proof has just returned"
+        admitted = (when_unknown or self._when_unknown) == "accept" and freshness.was_ready
+        if admitted and freshness.monotonic() >= freshness.proved_until + self._outage_budget_s:
+            admitted = False
+            reason += f"; the last proof is more than {self._outage_budget_s:g} s old (setting outage_budget_s)"
         if admitted:
             self.counts["accepted_unknown"] += 1
-        reason = freshness.why() or "a proof has just returned"
         return Decision(status=Status.UNKNOWN, admitted=admitted, reason=reason, as_of=freshness.as_of)
 
     def enforce(

@@ -13,7 +13,7 @@ import msgspec
 
 from consumers.denylist import DenyList
 from consumers.denylist.purge import PurgeClock
-from revoker.events import Revocation
+from revoker.events import Heartbeat, Revocation
 from revoker.expiry import FUTURE_CUTOFF_S
 from revoker.record import Category, Undecodable, decode
 
@@ -68,6 +68,7 @@ class Intake:
         self.applied: Counter[str] = Counter()
         self.unread_total: Counter[str] = Counter()
         self.clamped_total: int = 0
+        self.heartbeats_total: int = 0
         self.newest_timestamp_ms: int | None = None
         self._retention_ms = retention_ms
         self.on_applied = on_applied
@@ -102,6 +103,9 @@ class Intake:
             event = decode(record.value)
             if isinstance(event, Undecodable):
                 self._keep_unread(record, event)
+                continue
+            if isinstance(event, Heartbeat):
+                self.heartbeats_total += 1
                 continue
             event = self._clamped(event, record)
             self.denylist.apply(event)

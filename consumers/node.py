@@ -51,7 +51,7 @@ class Node:
     ) -> None:
         self.settings = settings
         self.denylist: DenyList = MemoryDenyList(max_entries=settings.max_entries) if denylist is None else denylist
-        self.freshness: Freshness = Freshness(bound_s=settings.staleness_bound_s, monotonic=monotonic, wall=wall)
+        self.freshness: Freshness = Freshness.from_settings(settings, monotonic=monotonic, wall=wall)
         self.intake: Intake = Intake(
             self.denylist, retention_ms=settings.lifetimes.retention_ms, wall=wall, monotonic=monotonic
         )
@@ -65,6 +65,7 @@ class Node:
             freshness=self.freshness,
             lifetimes=settings.lifetimes,
             when_unknown=settings.when_unknown,
+            outage_budget_s=settings.outage_budget_s,
             long_lived_tokens=settings.long_lived_tokens,
             wall=wall,
         )
@@ -191,6 +192,12 @@ class Node:
             kind="counter",
             labels=("kind",),
             values={(kind,): float(count) for kind, count in intake.applied.items()},
+        )
+        yield Family(
+            name="revoker_heartbeats_read",
+            help="Heartbeats read from the topic.",
+            kind="counter",
+            values={(): float(intake.heartbeats_total)},
         )
         yield Family(
             name="revoker_records_unread",

@@ -24,6 +24,7 @@ __all__ = [
     "EventId",
     "Everything",
     "FreeText",
+    "Heartbeat",
     "Issuer",
     "Key",
     "Revocation",
@@ -230,6 +231,17 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True):
     cutoff: UnixSeconds | None = None
     reason: FreeText | None = None
     actor: FreeText | None = None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="heartbeat"):
+    """No revocation: proof that a record sent now arrives. Sent through a partition that would otherwise be silent.
+
+    An idle log and one whose high watermark is stuck, or whose leader is cut off from its cluster, look alike to a
+    reader; only a record that arrives tells them apart.
+    """
+
+    id: EventId
+    sent_at: UnixSeconds
 
 
 def claim_text(value: object) -> str:

@@ -18,9 +18,18 @@ from typing import Any, Final, Literal
 import msgspec
 
 from revoker.errors import InvalidRevocation
-from revoker.events import KINDS, EventId, FreeText, Revocation, Selector, UnixSeconds
+from revoker.events import KINDS, EventId, FreeText, Heartbeat, Revocation, Selector, UnixSeconds
 
-__all__ = ["SCHEMA_VERSION", "VALUE_MAX_BYTES", "Category", "Undecodable", "decode", "encode", "json_schema"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "VALUE_MAX_BYTES",
+    "Category",
+    "Undecodable",
+    "decode",
+    "encode",
+    "encode_heartbeat",
+    "json_schema",
+]
 
 SCHEMA_VERSION: Final = 1
 
@@ -48,6 +57,10 @@ class _Version(msgspec.Struct, frozen=True):
     v: int
 
 
+class _HeartbeatEnvelope(msgspec.Struct, frozen=True, kw_only=True):
+    v: Literal[1]
+
+
 class Undecodable(msgspec.Struct, frozen=True, kw_only=True):
     """A record that could not be read. ``detail`` names the place, never the content: it may hold an identifier."""
 
@@ -58,6 +71,8 @@ class Undecodable(msgspec.Struct, frozen=True, kw_only=True):
 _envelope = msgspec.json.Decoder(_Envelope)
 _selector = msgspec.json.Decoder(Selector)
 _version = msgspec.json.Decoder(_Version)
+_heartbeat = msgspec.json.Decoder(Heartbeat)
+_heartbeat_envelope = msgspec.json.Decoder(_HeartbeatEnvelope)
 
 
 def encode(revocation: Revocation) -> tuple[bytes, bytes, Headers]:
@@ -82,7 +97,25 @@ def encode(revocation: Revocation) -> tuple[bytes, bytes, Headers]:
     if read_back != revocation:
         # A UUID or bytes would be written as some text, and then not be the value that a node compares with.
         raise InvalidRevocation(f"{_difference(revocation, read_back)}: must be text as it stands in the token")
-    return key, value_bytes, _headers(revocation)
+    what = "revocation.withdrawn" if selector.kind == "withdrawal" else f"{selector.kind}.revoked"
+    return (
+        key,
+        value_bytes,
+        _headers(
+            id=revocation.id,
+            type=f"revoker.{what}.v1",
+            at=revocation.revoked_at,
+            expires_at=revocation.expires_at,
+        ),
+    )
+
+
+def encode_heartbeat(heartbeat: Heartbeat) -> tuple[bytes, bytes, Headers]:
+    """Key, value and headers of the record that carries ``heartbeat``. Raises InvalidRevocation, naming the field."""
+    value = msgspec.json.encode({"v": SCHEMA_VERSION} | msgspec.to_builtins(heartbeat))
+    if decode(value) != heartbeat:
+        raise InvalidRevocation(f"this is no heartbeat that could be read back: {decode(value)}")
+    return b'["heartbeat"]', value, _headers(id=heartbeat.id, type="revoker.heartbeat.v1", at=heartbeat.sent_at)
 
 
 def _culprit(revocation: Revocation) -> str:
@@ -97,16 +130,16 @@ def _culprit(revocation: Revocation) -> str:
     return "the revocation"
 
 
-def _difference(written: Revocation, read: Revocation) -> str:
+def _difference(written: Revocation, read: Revocation | Heartbeat) -> str:
     """The first field that did not come back as it was, and its type."""
-    for part, other in ((written.selector, read.selector), (written, read)):
+    for part, other in ((written.selector, getattr(read, "selector", None)), (written, read)):
         for name in part.__struct_fields__:
             if (value := getattr(part, name)) != getattr(other, name, None):
                 return f"{name} is of type {type(value).__name__}"
     return "the selector is of another kind"
 
 
-def decode(value: bytes | None) -> Revocation | Undecodable:
+def decode(value: bytes | None) -> Revocation | Heartbeat | Undecodable:
     """The event in a record's value, or why there is none. Never raises, whatever the bytes."""
     if not value:
         return Undecodable(category="empty", detail="the record has no value (a tombstone)")
@@ -150,8 +183,13 @@ def _contradiction(selector: Selector, envelope: _Envelope) -> str | None:
     return None
 
 
-def _explain(value: bytes, error: Exception) -> Undecodable:
-    """Tell an upgrade order from garbage: a newer version may have changed any field but ``v``."""
+def _explain(value: bytes, error: Exception) -> Heartbeat | Undecodable:
+    """A heartbeat, or an upgrade order told from garbage: a newer version may have changed any field but ``v``."""
+    try:
+        _heartbeat_envelope.decode(value)
+        return _heartbeat.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # not a heartbeat either: described by the first error
     try:
         version = _version.decode(value).v
     except (msgspec.ValidationError, RecursionError):
@@ -188,17 +226,17 @@ def _without_none(selector: Selector) -> dict[str, Any]:
     return fields
 
 
-def _headers(revocation: Revocation) -> Headers:
-    kind = revocation.selector.kind
+def _headers(*, id: str, type: str, at: int, expires_at: int | None = None) -> Headers:  # noqa: A002  - CloudEvents' words
     texts = {
         "content-type": "application/json",
         "ce_specversion": "1.0",
-        "ce_id": revocation.id,
+        "ce_id": id,
         "ce_source": "/revoker",
-        "ce_type": "revoker.revocation.withdrawn.v1" if kind == "withdrawal" else f"revoker.{kind}.revoked.v1",
-        "ce_time": _rfc3339(revocation.revoked_at),
-        "ce_expirytime": _rfc3339(revocation.expires_at),
+        "ce_type": type,
+        "ce_time": _rfc3339(at),
     }
+    if expires_at is not None:
+        texts["ce_expirytime"] = _rfc3339(expires_at)
     return [(name, text.encode()) for name, text in texts.items()]
 
 
@@ -209,25 +247,36 @@ def _rfc3339(seconds: int) -> str:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the value, from the types that read it; shipped as ``revoker/record.schema.json``."""
     selectors: Sequence[type[Selector]] = tuple(KINDS.values())
-    (envelope, *_), components = msgspec.json.schema_components((_Envelope, *selectors), ref_template="#/$defs/{name}")
+    (envelope, *_), components = msgspec.json.schema_components(
+        (_Envelope, *selectors, Heartbeat, _HeartbeatEnvelope), ref_template="#/$defs/{name}"
+    )
     needs_cutoff = [kind for kind, cls in KINDS.items() if not cls.exact and kind not in ("key", "withdrawal")]
     never_cutoff = [kind for kind, cls in KINDS.items() if cls.exact or kind == "withdrawal"]
     components["_Envelope"]["properties"]["v"] = {"const": SCHEMA_VERSION}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "revocation record, version 1",
-        "allOf": [
-            envelope,
-            {"oneOf": [{"$ref": f"#/$defs/{cls.__name__}"} for cls in selectors]},
+        "title": "record of a revocation topic, version 1",
+        "oneOf": [
             {
-                "if": {"properties": {"kind": {"enum": needs_cutoff}}},
-                "then": {"required": ["cutoff"], "properties": {"cutoff": {"type": "integer"}}},
+                "title": "revocation",
+                "allOf": [
+                    envelope,
+                    {"oneOf": [{"$ref": f"#/$defs/{cls.__name__}"} for cls in selectors]},
+                    {
+                        "if": {"properties": {"kind": {"enum": needs_cutoff}}},
+                        "then": {"required": ["cutoff"], "properties": {"cutoff": {"type": "integer"}}},
+                    },
+                    {
+                        "if": {"properties": {"kind": {"enum": never_cutoff}}},
+                        "then": {"properties": {"cutoff": {"type": "null"}}},
+                    },
+                    {"not": {"required": ["spare_sid", "spare_jti"]}},
+                ],
             },
             {
-                "if": {"properties": {"kind": {"enum": never_cutoff}}},
-                "then": {"properties": {"cutoff": {"type": "null"}}},
+                "title": "heartbeat",
+                "allOf": [{"$ref": "#/$defs/_HeartbeatEnvelope"}, {"$ref": "#/$defs/Heartbeat"}],
             },
-            {"not": {"required": ["spare_sid", "spare_jti"]}},
         ],
         "$defs": components,
     }

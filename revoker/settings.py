@@ -177,6 +177,17 @@ class Settings:
                 f"staleness_bound_s ({self.staleness_bound_s}) must be at least three times fetch_max_wait_ms "
                 f"({self.fetch_max_wait_ms}): an idle topic would look stale"
             )
+        if self.heartbeat_interval_s * 3 > self.staleness_bound_s:
+            raise SettingsError(
+                f"heartbeat_interval_s ({self.heartbeat_interval_s}) must be at most a third of staleness_bound_s "
+                f"({self.staleness_bound_s}): up to two may pass between two records, and one may fail"
+            )
+        if self.watch_interval_s > self.staleness_bound_s / 3 and not self.heartbeat_interval_s:
+            raise SettingsError(
+                f"watch_interval_s ({self.watch_interval_s}) exceeds a third of staleness_bound_s "
+                f"({self.staleness_bound_s}), and without heartbeat_interval_s nothing proves in between that the "
+                "leader read from is still the leader"
+            )
         if self.cookie_same_site == "None" and not self.cookie_secure:
             raise SettingsError("cookie_same_site None needs cookie_secure: browsers refuse the cookie otherwise")
         self.listen_address  # noqa: B018  - checked here, so that a typo is found before anything starts
@@ -187,6 +198,11 @@ class Settings:
         return Lifetimes(
             longest_token_life_s=self.longest_token_life_s, leeway_s=self.leeway_s, clock_margin_s=self.clock_margin_s
         )
+
+    @property
+    def watch_s(self) -> float:
+        """``watch_interval_s``, or what follows from the staleness bound if it is 0."""
+        return self.watch_interval_s or self.staleness_bound_s / 3
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from revoker.cli.exits import Exit
 from revoker.cli.output import rfc3339
 from revoker.cluster import look
 from revoker.errors import NotProven
-from revoker.events import KINDS, Revocation
+from revoker.events import KINDS, Heartbeat, Revocation
 from revoker.kafka import connected
 from revoker.record import Undecodable, decode
 from revoker.settings import Settings
@@ -29,7 +29,7 @@ __all__ = ["Printed", "Reading", "Tail", "decision_fields", "decision_words", "e
 _SHOW_EVERY_S = 0.1
 
 #: What `Tail` prints: the record, and what is in it.
-Printed = Callable[[RawRecord, Revocation | Undecodable], None]
+Printed = Callable[[RawRecord, Revocation | Heartbeat | Undecodable], None]
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,7 @@ class Reading:
     def __init__(self, settings: Settings, *, tail: Tail | None = None) -> None:
         self.settings = settings
         self.denylist: MemoryDenyList = MemoryDenyList(max_entries=settings.max_entries)
-        self.freshness: Bounds = Bounds(bound_s=settings.staleness_bound_s)
+        self.freshness: Bounds = Bounds.from_settings(settings)
         retention_ms = settings.lifetimes.retention_ms
         self.intake: Intake | Tail = Intake(self.denylist, retention_ms=retention_ms) if tail is None else tail
         self.follower: Follower = Follower(settings, intake=self.intake, freshness=self.freshness)

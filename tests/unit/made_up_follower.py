@@ -35,9 +35,17 @@ class Node:
     starts: Mapping[int, int] = field(default_factory=lambda: {0: 0})
     ends: Mapping[int, int] = field(default_factory=lambda: {0: 0})
     begun: bool = True
+    heartbeat_s: float | None = None
+    records_confirm: bool = False
 
     def __post_init__(self) -> None:
-        self.freshness = Freshness(bound_s=BOUND_S, monotonic=self.clock.monotonic, wall=self.clock.wall)
+        self.freshness = Freshness(
+            bound_s=BOUND_S,
+            heartbeat_s=self.heartbeat_s,
+            records_confirm=self.records_confirm,
+            monotonic=self.clock.monotonic,
+            wall=self.clock.wall,
+        )
         self.at = dict(self.starts)
         self.highwater: dict[int, int | None] = dict.fromkeys(self.starts)
         self.leader: dict[int, int | None] = dict.fromkeys(self.starts, 1)
@@ -47,23 +55,37 @@ class Node:
             self.freshness.connecting("test")
             self.freshness.begin(starts=self.starts, barriers=self.ends)
 
-    def turn(self, partition: int = 0) -> int | None:
-        """The read loop looks at one partition."""
+    def turn(self, partition: int = 0, *, records: int = 0) -> int | None:
+        """The read loop looks at one partition, having applied ``records`` of it."""
         return self.freshness.polled(
             partition,
             leader=self.leader[partition],
             stamp_ms=self.stamp[partition],
             position=self.at[partition],
             highwater=self.highwater[partition],
+            records=records,
         )
 
-    def answer(self, partition: int = 0, *, at: int | None = None, highwater: int | None = None) -> int | None:
+    def answer(
+        self, partition: int = 0, *, at: int | None = None, highwater: int | None = None, records: int = 0
+    ) -> int | None:
         """A fetch is answered and the loop looks; by default nothing new, position at the high watermark."""
         self._stamps += 1
         self.stamp[partition] = self._stamps
         self.at[partition] = self.at[partition] if at is None else at
         self.highwater[partition] = self.at[partition] if highwater is None else highwater
-        return self.turn(partition)
+        return self.turn(partition, records=records)
+
+    def beat(self, partition: int = 0) -> None:
+        """A record arrives at the end of the log."""
+        self.answer(partition, at=self.at[partition] + 1, records=1)
+
+    def idle(self, seconds: float, *, step: float = 0.1) -> None:
+        """Fetches are answered for some seconds, and nobody asks the brokers who leads."""
+        for _ in range(round(seconds / step)):
+            self.clock.tick(step)
+            for partition in self.starts:
+                self.answer(partition)
 
     def watch(self) -> Question:
         """The brokers are asked, and agree at once."""

@@ -136,6 +136,45 @@ class TestUnknown:
         decision = bench.guard.check(claims(), kid="k", when_unknown="accept")
         assert (decision.status, decision.admitted, decision.as_of) == (Status.UNKNOWN, False, None)
 
+    def test_accept_holds_no_longer_than_the_outage_budget(self) -> None:
+        """From the budget's end, counted from the end of the last proof, accept is refuse, and the reason says so."""
+        bench = Bench(when_unknown="accept", outage_budget_s=60)
+        end_of_proof = bench.freshness.fresh_until
+        bench.now = end_of_proof + 59
+        assert bench.check().admitted
+        bench.now = end_of_proof + 60
+        decision = bench.check()
+        assert (decision.status, decision.admitted) == (Status.UNKNOWN, False)
+        assert decision.reason is not None
+        assert "outage_budget_s" in decision.reason
+        assert bench.guard.counts["accepted_unknown"] == 1
+
+    def test_a_new_attempt_to_follow_is_no_new_budget(self) -> None:
+        """A follower that starts over again and again does not extend the outage it is in."""
+        bench = Bench(when_unknown="accept", outage_budget_s=60)
+        for _ in range(10):
+            bench.now += 10
+            bench.freshness.connecting("no broker reached")
+            bench.freshness.begin(starts={0: 0}, barriers={0: 5})
+        assert not bench.check().admitted
+
+    def test_a_proof_that_ends_early_starts_the_budget_then(self) -> None:
+        """When the follower's session fails, the outage begins, not when the proof would have run out."""
+        bench = Bench(when_unknown="accept", outage_budget_s=60)
+        failed_at = bench.now
+        bench.freshness.connecting("the topic was replaced")
+        bench.now = failed_at + 60
+        assert not bench.check().admitted
+
+    def test_a_proof_regained_renews_the_budget(self) -> None:
+        """After a node was live again, the next outage has the whole budget."""
+        bench = Bench(when_unknown="accept", outage_budget_s=60)
+        bench.now += 500
+        assert not bench.check().admitted
+        bench.prove()
+        bench.now = bench.freshness.fresh_until + 59
+        assert bench.check().admitted
+
     @pytest.mark.parametrize("live", [True, False])
     def test_what_is_known_to_be_revoked_is_revoked_whatever_the_state(self, live: bool) -> None:
         """A stale or replaying node still refuses with 401 what it knows to be revoked."""

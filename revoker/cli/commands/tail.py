@@ -16,7 +16,7 @@ from revoker.cli.presented import selector_fields
 from revoker.cli.reading import Reading, Tail, look_first
 from revoker.cli.running import stop_signals
 from revoker.errors import NotProven
-from revoker.events import Revocation
+from revoker.events import Heartbeat, Revocation
 from revoker.record import Undecodable
 from revoker.settings import Settings
 
@@ -46,7 +46,7 @@ async def _tail(settings: Settings, output: Output, *, from_beginning: bool, lim
     printed = 0
     finished: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
-    def show_record(record: RawRecord, event: Revocation | Undecodable) -> None:
+    def show_record(record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> None:
         nonlocal printed
         if finished.done():
             return
@@ -84,7 +84,7 @@ async def _until_caught_up(reading: Reading, *, quiet: bool) -> None:
             return
 
 
-def event_fields(record: RawRecord, event: Revocation | Undecodable) -> dict[str, Any]:
+def event_fields(record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> dict[str, Any]:
     """One record as a JSON object."""
     fields: dict[str, Any] = {
         "time": rfc3339(record.timestamp / 1000) if record.timestamp >= 0 else None,
@@ -93,6 +93,8 @@ def event_fields(record: RawRecord, event: Revocation | Undecodable) -> dict[str
     }
     if isinstance(event, Undecodable):
         return fields | {"event": "undecodable", "category": event.category, "detail": event.detail}
+    if isinstance(event, Heartbeat):
+        return fields | {"event": "heartbeat", "id": event.id, "sent_at": rfc3339(event.sent_at)}
     return fields | {
         "event": "withdrawal" if event.selector.kind == "withdrawal" else "revocation",
         "kind": event.selector.kind,
@@ -106,11 +108,13 @@ def event_fields(record: RawRecord, event: Revocation | Undecodable) -> dict[str
     }
 
 
-def _words(record: RawRecord, event: Revocation | Undecodable) -> str:
+def _words(record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> str:
     fields = event_fields(record, event)
     where = f"{fields['time'] or '-':<24}  {record.partition}/{record.offset:<8}"
     if isinstance(event, Undecodable):
         return f"{where}  {click.style('undecodable', fg='red')}  {event.category}: {clean(event.detail)}"
+    if isinstance(event, Heartbeat):
+        return f"{where}  {click.style('heartbeat', dim=True)}   {clean(event.id)}"
     words = [f"{name}={value}" for name, value in fields["selector"].items()]
     words += [f"{name}={fields[name]}" for name in ("cutoff", "reason", "actor", "id") if fields[name] is not None]
     return f"{where}  {click.style(f'{event.selector.kind:<10}', bold=True)}  {clean('  '.join(words))}"
