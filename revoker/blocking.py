@@ -29,9 +29,9 @@ class BlockingPublisher:
     for ever.
     """
 
-    def __init__(self, settings: Settings, *, on_acknowledged: Callable[[Revocation], None] | None = None) -> None:
+    def __init__(self, settings: Settings, *, on_accepted: Callable[[Revocation], None] | None = None) -> None:
         self._settings = settings
-        self._on_acknowledged = on_acknowledged
+        self._on_accepted = on_accepted
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._publisher: Publisher | None = None
@@ -47,7 +47,9 @@ class BlockingPublisher:
         self.close()
 
     def start(self) -> None:
-        """Start the thread and connect. Raises BrokerError if no broker is reached or the topic is missing."""
+        """Start the thread and connect. Raises BrokerError if no broker is reached or the topic is missing; with an
+        outbox OutboxUnavailable, and only if that cannot be opened.
+        """
         if self._loop is not None and self._pid == os.getpid():
             raise RuntimeError("this BlockingPublisher is already started")
         self._pid = os.getpid()
@@ -61,7 +63,7 @@ class BlockingPublisher:
             raise
 
     async def _connected(self) -> Publisher:
-        publisher = Publisher(self._settings, on_acknowledged=self._on_acknowledged)
+        publisher = Publisher(self._settings, on_accepted=self._on_accepted)
         await publisher.connect()
         return publisher
 

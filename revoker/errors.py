@@ -9,9 +9,11 @@
     │   └── SettingsError             a setting is unknown, malformed or contradicts another
     ├── PublishError                  the revocation was valid, the broker's answer is the trouble
     │   ├── NotAccepted               certainly not in the topic
+    │   │   └── OutboxUnavailable     nor on disk: the outbox could not take it
     │   └── OutcomeUnknown            perhaps in the topic: publish again, records are idempotent
     ├── BrokerError                   talking to Kafka failed
     │   ├── BrokerUnreachable         no broker answered, or none is known
+    │   ├── NotPermitted              Kafka refuses this user: its credentials, or a right it lacks
     │   ├── TopicMissing              the topic does not exist (or this user may not see it)
     │   └── ContractViolated          the topic exists and would lose revocations
     ├── DenyListFull                  the bound on entries is reached; nothing was dropped to make room
@@ -36,7 +38,9 @@ __all__ = [
     "InvalidRevocation",
     "KeysUnavailable",
     "NotAccepted",
+    "NotPermitted",
     "NotProven",
+    "OutboxUnavailable",
     "OutcomeUnknown",
     "PublishError",
     "RevokerError",
@@ -85,14 +89,32 @@ class SettingsError(InvalidInput):
 
 
 class PublishError(RevokerError):
-    """The revocation was valid, but the broker did not acknowledge it."""
+    """The revocation was valid, but the broker did not acknowledge it.
+
+    ``lasting``: the broker answered, and would answer the same record so again until somebody changes the topic.
+    """
 
     retriable = True
     http_status = 503
 
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
+
 
 class NotAccepted(PublishError):
-    """The broker refused: the revocation is certainly not in the topic."""
+    """The broker refused, or was not asked: the revocation is certainly not in the topic."""
+
+
+class OutboxUnavailable(NotAccepted):
+    """The outbox could not put the revocation on disk, so it was not accepted.
+
+    ``reason``: the trouble in a few words, fit for strangers: no path, no address, no identifier.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class OutcomeUnknown(PublishError):
@@ -102,8 +124,8 @@ class OutcomeUnknown(PublishError):
     is harmless, since a record that arrives twice changes nothing; ``revocation`` is the event to publish again.
     """
 
-    def __init__(self, message: str, *, revocation: object = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, revocation: object = None, lasting: bool = False) -> None:
+        super().__init__(message, lasting=lasting)
         self.revocation = revocation
 
 
@@ -115,7 +137,14 @@ class BrokerError(RevokerError):
 
 
 class BrokerUnreachable(BrokerError):
-    """No broker answered, or one did and no broker became known (what a refused SASL token looks like)."""
+    """No broker answered, or one did and no broker became known."""
+
+
+class NotPermitted(BrokerError):
+    """Kafka refuses this user: its credentials (password, token, certificate), or a right it lacks.
+
+    The message names which, and the cure. It is retriable as what an operator grants later: nobody has to restart.
+    """
 
 
 class TopicMissing(BrokerError):

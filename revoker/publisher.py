@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, Self
-
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    CorruptRecordException,
-    InvalidTopicError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-)
+from typing import Literal, Self
 
 from revoker import record
-from revoker.cluster import look
-from revoker.diagnosis import explain, quiet_logs
-from revoker.errors import BrokerError, InvalidRevocation, NotAccepted, OutcomeUnknown, TokenOutlivesTopic
+from revoker.delivery import Delivery
+from revoker.errors import InvalidRevocation, NotAccepted, OutcomeUnknown, TokenOutlivesTopic
 from revoker.events import Digest, Key, Revocation, Selector, Subject, Token, Withdrawal
 from revoker.expiry import FUTURE_CUTOFF_S, Lifetimes
-from revoker.kafka import prepare, producer_arguments, unreachable
+from revoker.outbox.file import Entry
+from revoker.seal import Seal
+from revoker.sender import Sender
 from revoker.settings import Settings
 from revoker.tokens import Verified
 
@@ -36,30 +26,21 @@ __all__ = ["LogoutScope", "Publisher", "Receipt", "compose", "logout_selector"]
 #: What a logout ends: the token presented, all of the subject's tokens, or all but those of the session presented.
 LogoutScope = Literal["token", "everywhere", "elsewhere"]
 
-#: The broker read the record and refused it, so it is not in the log. Every other error may have struck after it was
-#: written.
-_REFUSALS: Final = (
-    CorruptRecordException,
-    InvalidTopicError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    TopicAuthorizationFailedError,
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """Proof of a publication.
 
-    ``state``: ``acknowledged`` = on every in-sync replica. ``timestamp_ms``: the record's timestamp, Unix milliseconds.
-    ``took_s``: seconds from the call to the acknowledgement.
+    ``state``: ``acknowledged`` = on every in-sync replica; ``stored`` = on this machine's disk, in the outbox, from
+    where it is delivered: the fleet does not know of it yet. ``timestamp_ms``: the record's timestamp, Unix
+    milliseconds; None, like ``partition`` and ``offset``, while it is stored. ``took_s``: seconds from the call.
     """
 
     revocation: Revocation
-    state: Literal["acknowledged"]
-    partition: int
-    offset: int
-    timestamp_ms: int
+    state: Literal["acknowledged", "stored"]
+    partition: int | None
+    offset: int | None
+    timestamp_ms: int | None
     took_s: float
 
 
@@ -147,29 +128,41 @@ def logout_selector(token: Verified, *, scope: LogoutScope) -> Selector:
 class Publisher:
     """Publishes revocations to the topic. Use it as ``async with Publisher(settings) as publisher``.
 
-    ``on_acknowledged`` is called with each event once it is acknowledged: hand it a node's ``apply`` to have the same
-    process refuse at once. ``wall`` gives Unix seconds; ``new_id`` the id of an event.
+    With the setting ``outbox_file`` a revocation is accepted once it is on disk, whether or not Kafka is there, and
+    then delivered for as long as this publisher, or a later one on the same file, is open.
+
+    ``on_accepted`` is called with each event once it is accepted: on disk, or without an outbox acknowledged. Hand it a
+    node's ``apply`` to have the same process refuse at once. It hears again of what waits in the outbox at the start.
+    ``wall`` gives Unix seconds; ``new_id`` the id of an event.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        on_acknowledged: Callable[[Revocation], None] | None = None,
+        on_accepted: Callable[[Revocation], None] | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
         self._settings = settings
         self._lifetimes = settings.lifetimes
-        self._on_acknowledged = on_acknowledged
+        self._on_accepted = on_accepted
         self._wall = wall
         self._monotonic = monotonic
         self._new_id = new_id
-        self._producer: AIOKafkaProducer | None = None
-        self._connecting = asyncio.Lock()
-        #: Events by outcome: ``acknowledged``, ``refused``, ``unknown``.
-        self.outcomes: dict[str, int] = {"acknowledged": 0, "refused": 0, "unknown": 0}
+        #: Signs what is published; None = the settings name no key.
+        self.seal: Seal | None = Seal.from_settings(settings, monotonic=monotonic)
+        #: The connection to the brokers, for whatever else this process has to send.
+        self.sender: Sender = Sender(settings)
+        #: What waits on disk and who delivers it; None without the setting ``outbox_file``.
+        self.delivery: Delivery | None = None
+        if settings.outbox_file is not None:
+            self.delivery = Delivery(
+                settings, sender=self.sender, on_accepted=on_accepted, wall=wall, monotonic=monotonic
+            )
+        #: Events by outcome: ``acknowledged``, ``stored``, ``refused``, ``unknown``.
+        self.outcomes: dict[str, int] = {"acknowledged": 0, "stored": 0, "refused": 0, "unknown": 0}
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -183,47 +176,28 @@ class Publisher:
     async def connect(self) -> None:
         """Connect, unless connected; may be called again. Raises BrokerUnreachable, TopicMissing or a BrokerError.
 
-        Asks whether the topic exists before the producer can ask for it in its own way, which may create it.
+        With an outbox: open it instead, and deliver what waits once there are brokers. Raises OutboxUnavailable.
         """
-        await self._connected()
-
-    async def _connected(self) -> AIOKafkaProducer:
-        async with self._connecting:
-            if self._producer is None:
-                self._producer = await self._new_producer()
-            return self._producer
-
-    async def _new_producer(self) -> AIOKafkaProducer:
-        settings = self._settings
-        producer = AIOKafkaProducer(**producer_arguments(settings))
-        prepare(producer.client)
-        before = quiet_logs.last_problem
-        quiet_logs.install()
-        try:
-            async with asyncio.timeout(settings.request_timeout_s):
-                await producer.start()
-                await look(producer.client, settings.topic, timeout_s=settings.request_timeout_s)
-        except BaseException as error:
-            quiet_logs.uninstall()
-            await producer.stop()
-            if isinstance(error, KafkaError | OSError):
-                raise unreachable(settings, explain(error), before=before) from error
-            raise
-        return producer
+        if self.delivery is not None:
+            await self.delivery.open()
+        else:
+            await self.sender.connect()
 
     async def close(self) -> None:
-        """Disconnect. What was acknowledged stays so; what was not has already raised."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            quiet_logs.uninstall()
-            await producer.stop()
+        """Disconnect. What was acknowledged or stored stays so; what was not has already raised."""
+        if self.delivery is not None:
+            await self.delivery.stop()
+        await self.sender.close()
+        if self.delivery is not None:
+            await self.delivery.close()
 
     async def probe(self) -> None:
         """Connect if need be and ask the brokers for the topic: returns if revocations can probably be published now,
-        else raises BrokerError.
+        else raises BrokerError. Looks at the outbox as well, whose `Delivery.check` says how it is.
         """
-        producer = await self._connected()
-        await look(producer.client, self._settings.topic, timeout_s=self._settings.request_timeout_s)
+        if self.delivery is not None:
+            await self.delivery.probe()
+        await self.sender.probe()
 
     async def revoke(
         self,
@@ -236,9 +210,10 @@ class Publisher:
     ) -> Receipt:
         """Revoke ``selector`` for the whole fleet; see `compose` for the arguments.
 
-        Returns once every in-sync replica has it. Raises InvalidRevocation before anything is sent; NotAccepted if it
-        is certainly not in the topic; OutcomeUnknown if it may be: then call again, or `publish` ``error.revocation``
-        again under its own id.
+        Returns once every in-sync replica has it, or with an outbox after ``publish_timeout_s`` at most, once it is on
+        disk. Raises InvalidRevocation before anything is sent; NotAccepted (OutboxUnavailable) if it is certainly not
+        in the topic, nor on disk; OutcomeUnknown, never with an outbox, if it may be: then call again, or `publish`
+        ``error.revocation`` again under its own id.
         """
         return await self.publish(
             compose(
@@ -280,37 +255,37 @@ class Publisher:
         """Send one composed event and wait for its acknowledgement, for ``publish_timeout_s`` at most. Raises as
         `revoke` does.
         """
-        key, value, headers = record.encode(revocation)
         began = self._monotonic()
-        deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout_s
+        entry = self._encoded(revocation)
         try:
-            # Callers wait for one another here: without a bound of its own, each would wait for all before it to fail.
-            async with asyncio.timeout_at(deadline):
-                producer = await self._connected()
-        except (BrokerError, TimeoutError) as error:
+            if self.delivery is not None:
+                landed = await self.delivery.accept(revocation, entry)
+            else:
+                landed = await self.sender.send(entry.value, key=entry.key, headers=entry.headers)
+        except NotAccepted:
             self.outcomes["refused"] += 1
-            raise NotAccepted(f"the revocation was not sent: {explain(error)}") from error
-        try:
-            async with asyncio.timeout_at(deadline):
-                metadata = await producer.send_and_wait(self._settings.topic, value, key=key, headers=headers)
-        except _REFUSALS as error:
-            self.outcomes["refused"] += 1
-            raise NotAccepted(f"the broker refused the revocation: {explain(error)}") from error
-        except (KafkaError, OSError, TimeoutError) as error:
+            raise
+        except OutcomeUnknown as error:
             self.outcomes["unknown"] += 1
-            raise OutcomeUnknown(
-                f"no acknowledgement within {self._settings.publish_timeout_s:g} s; the revocation may be in the topic "
-                f"or not, publishing it again is harmless: {explain(error)}",
-                revocation=revocation,
-            ) from error
-        self.outcomes["acknowledged"] += 1
-        if self._on_acknowledged is not None:
-            self._on_acknowledged(revocation)
+            error.revocation = revocation
+            raise
+        state: Literal["acknowledged", "stored"] = "stored" if landed is None else "acknowledged"
+        self.outcomes[state] += 1
+        if self.delivery is None and self._on_accepted is not None:
+            self._on_accepted(revocation)
         return Receipt(
             revocation=revocation,
-            state="acknowledged",
-            partition=metadata.partition,
-            offset=metadata.offset,
-            timestamp_ms=metadata.timestamp,
+            state=state,
+            partition=None if landed is None else landed.partition,
+            offset=None if landed is None else landed.offset,
+            timestamp_ms=None if landed is None else landed.timestamp_ms,
             took_s=self._monotonic() - began,
         )
+
+    def _encoded(self, revocation: Revocation) -> Entry:
+        """The record as it will be sent, and stored: everything that is ever added to one is added here."""
+        key, value, headers = record.encode(revocation)
+        if self.seal is not None:
+            self.seal.check(revocation)
+            headers += self.seal.sign(value)
+        return Entry(event_id=revocation.id, key=key, value=value, headers=headers, expires_at=revocation.expires_at)

@@ -22,6 +22,8 @@ _COMMANDS = (
     "replay",
     "tail",
     "topic",
+    "outbox",
+    "publisher",
     "token",
     "settings",
     "completion",

@@ -8,6 +8,7 @@ from revoker.errors import (
     BrokerUnreachable,
     InvalidInput,
     KeysUnavailable,
+    NotPermitted,
     NotProven,
     OutcomeUnknown,
     RevokerError,
@@ -31,7 +32,7 @@ class Exit(IntEnum):
     UNKNOWN = 3
     """Not ready, not read to the end in time, or the outcome is unknown."""
     DENIED = 4
-    """Authentication or authorisation: a token that does not verify, a right that is missing."""
+    """Authentication or authorisation: a token that does not verify, credentials or a right that Kafka refuses."""
     INTERRUPTED = 130
     """Ctrl-C, as shells expect it: 128 + SIGINT."""
 
@@ -40,6 +41,8 @@ def code_of(error: RevokerError | InvalidTokenError) -> Exit:
     """The exit code for an error that ends a command."""
     if isinstance(error, InvalidTokenError):
         return Exit.UNKNOWN if isinstance(error, KeyUnknown) and error.refreshing else Exit.DENIED
+    if isinstance(error, NotPermitted) or isinstance(error.__cause__, NotPermitted):
+        return Exit.DENIED
     if getattr(error.__cause__, "errno", None) in _KAFKA_DENIALS:
         return Exit.DENIED
     if isinstance(error, InvalidInput):

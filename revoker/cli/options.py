@@ -27,9 +27,31 @@ __all__ = [
     "settings_options",
 ]
 
-KAFKA = ("kafka_bootstrap_servers", "topic", "kafka_client_id", "request_timeout_s", "metadata_max_age_s")
+SECURITY = (
+    "kafka_security_protocol",
+    "kafka_ssl_ca_file",
+    "kafka_ssl_certificate_file",
+    "kafka_ssl_key_file",
+    "kafka_ssl_key_password",
+    "kafka_sasl_mechanism",
+    "kafka_sasl_username",
+    "kafka_sasl_password",
+    "kafka_oauth_token_url",
+    "kafka_oauth_client_id",
+    "kafka_oauth_client_secret",
+    "kafka_oauth_scope",
+    "kafka_oauth_callable",
+)
+KAFKA = (
+    "kafka_bootstrap_servers",
+    "topic",
+    "kafka_client_id",
+    "request_timeout_s",
+    "metadata_max_age_s",
+    *SECURITY,
+)
 KEEPING = ("longest_token_life_s", "leeway_s", "clock_margin_s")
-PUBLISHING = (*KAFKA, *KEEPING, "publish_timeout_s")
+PUBLISHING = (*KAFKA, *KEEPING, "publish_timeout_s", "publisher_id", "signing_key_file")
 CONTRACT = ("topic_partitions", "topic_replication_factor", "topic_min_insync_replicas", "topic_segment_s")
 FOLLOWING = (
     *KAFKA,
@@ -41,6 +63,7 @@ FOLLOWING = (
     "max_entries",
     "fetch_max_wait_ms",
     "staleness_bound_s",
+    "trusted_publishers_file",
 )
 TOKENS = (
     "algorithms",

@@ -14,6 +14,7 @@ import click
 
 from revoker.errors import InvalidInput, KeysUnavailable
 from revoker.keys import keys_from_settings
+from revoker.service.preview import selector_fields
 from revoker.settings import Settings
 from revoker.tokens import TokenMalformed, Verified, Verifier, signing_input_digest
 
@@ -84,8 +85,3 @@ def _json_object(segment: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TokenMalformed("the token holds JSON that is no object")
     return found
-
-
-def selector_fields(selector: Any) -> dict[str, str]:
-    """A selector's fields that are set, its kind aside."""
-    return {name: value for name in selector.__struct_fields__ if (value := getattr(selector, name)) is not None}

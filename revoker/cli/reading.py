@@ -14,22 +14,25 @@ from consumers.follower import Follower
 from consumers.freshness import Freshness, Progress, State
 from consumers.guard import Decision, Guard, Status
 from consumers.intake import Intake, RawRecord
+from consumers.provenance import Provenance
 from revoker.cli.exits import Exit
 from revoker.cli.output import rfc3339
-from revoker.cluster import look
+from revoker.cluster import look, permitted
 from revoker.errors import NotProven
 from revoker.events import KINDS, Heartbeat, Revocation
 from revoker.kafka import connected
 from revoker.record import Undecodable, decode
 from revoker.settings import Settings
 from revoker.tokens import Verified
+from revoker.trust import Refusal
 
 __all__ = ["Printed", "Reading", "Tail", "decision_fields", "decision_words", "exit_of", "look_first"]
 
 _SHOW_EVERY_S = 0.1
 
-#: What `Tail` prints: the record, and what is in it.
-Printed = Callable[[RawRecord, Revocation | Heartbeat | Undecodable], None]
+#: What `Tail` prints: the record, what is in it, and who signed it or why it does not count; None where signatures are
+#: not required.
+Printed = Callable[[RawRecord, Revocation | Heartbeat | Undecodable, str | Refusal | None], None]
 
 
 @dataclass(kw_only=True)
@@ -57,7 +60,11 @@ class Reading:
         self.denylist: MemoryDenyList = MemoryDenyList(max_entries=settings.max_entries)
         self.freshness: Bounds = Bounds.from_settings(settings)
         retention_ms = settings.lifetimes.retention_ms
-        self.intake: Intake | Tail = Intake(self.denylist, retention_ms=retention_ms) if tail is None else tail
+        self.intake: Intake | Tail = (
+            Intake(self.denylist, retention_ms=retention_ms, provenance=Provenance.from_settings(settings))
+            if tail is None
+            else tail
+        )
         self.follower: Follower = Follower(settings, intake=self.intake, freshness=self.freshness)
         if tail is not None:
             tail.follow(self.follower, self.freshness)
@@ -113,10 +120,11 @@ class Tail(Intake):
     """Hands every record on instead of applying it: each once, although every session of the follower reads them all.
 
     ``printed`` gets them. ``from_beginning``: those of the past as well, else those from the end found at the start.
+    ``provenance``: who may publish what; None = nobody asks.
     """
 
-    def __init__(self, *, printed: Printed, from_beginning: bool) -> None:
-        super().__init__(MemoryDenyList(max_entries=1), retention_ms=0)
+    def __init__(self, *, printed: Printed, from_beginning: bool, provenance: Provenance | None = None) -> None:
+        super().__init__(MemoryDenyList(max_entries=1), retention_ms=0, provenance=provenance)
         self._printed = printed
         self._from_beginning = from_beginning
         self._follower: Follower | None = None
@@ -137,12 +145,24 @@ class Tail(Intake):
             self._from_beginning = self._from_beginning or self._topic_id is not None
             self._topic_id, self._next = view.topic_id, {}
 
-    def take(self, records: Iterable[RawRecord]) -> None:
-        """See `Intake.take`."""
-        for record in records:
+    def take(self, records: Iterable[RawRecord]) -> int:
+        """See `Intake.take`; here every record counts."""
+        taken = 0
+        for taken, record in enumerate(records, start=1):  # noqa: B007 - how many is the answer
             if record.offset >= self._next.get(record.partition, self._first(record.partition)):
                 self._next[record.partition] = record.offset + 1
-                self._printed(record, decode(record.value))
+                event = decode(record.value)
+                self._printed(record, event, self._origin(record, event))
+        return taken
+
+    def _origin(self, record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> str | Refusal | None:
+        if self.provenance is None:
+            return None
+        signed_with = self.provenance.vouched(record)
+        if isinstance(signed_with, Refusal):
+            return signed_with
+        filed = self.provenance.filed(event, signed_with=signed_with) if isinstance(event, Revocation) else ()
+        return filed if isinstance(filed, Refusal) else signed_with.publisher.id
 
     def _first(self, partition: int) -> int:
         return 0 if self._from_beginning or self._bounds is None else self._bounds.ends.get(partition, 0)
@@ -171,6 +191,6 @@ def decision_words(decision: Decision) -> str:
 
 
 async def look_first(settings: Settings) -> None:
-    """Fail at once where a follower would keep trying. Raises a BrokerError, such as TopicMissing."""
+    """Fail at once where a follower would keep trying. Raises a BrokerError, such as TopicMissing or NotPermitted."""
     async with connected(settings) as client:
-        await look(client, settings.topic, timeout_s=settings.request_timeout_s)
+        permitted(await look(client, settings.topic, timeout_s=settings.request_timeout_s), "Read")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from aiohttp import web
 
+from revoker.heartbeat import Heartbeats
 from revoker.keys import Keys
 from revoker.publisher import Publisher
 from revoker.service import admin, bodies, health
 from revoker.service.admins import admins_from_setting
+from revoker.service.audit import Audit
+from revoker.service.confirmation import Confirmations
 from revoker.service.credentials import clearing_cookie
 from revoker.service.lifecycle import BrokerWatch
 from revoker.service.logout import logout
@@ -37,33 +41,45 @@ def create_app(
     body_timeout_s: float = 10.0,
     watch_every_s: float = 2.0,
     monotonic: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
 ) -> web.Application:
     """The logout service. Serve it with `revoker.service.server.serving`.
 
     ``publisher`` and ``keys`` belong to the application from here on: it connects the one, runs the other, and closes
-    both. It starts without Kafka, answers 503 until there is one, and says so in ``/readyz``.
+    both. It starts without Kafka, answers 503 until there is one, or 202 if it has an outbox, and says so in
+    ``/readyz``.
 
     ``is_revoked``: whether a verified token has been revoked; None = not known. True has to mean a revocation in the
     topic, not a token refused for another reason, since its logout is then answered 204 without publishing. Without it
     every token that verifies may act. ``body_timeout_s``: longest time for a request's body to arrive.
-    ``watch_every_s``: between two questions to Kafka.
+    ``watch_every_s``: between two questions to Kafka, and two looks at the audit file. ``wall`` gives Unix seconds;
+    ``new_id`` the id of an admin's event.
 
     Raises SettingsError for a cookie no browser would take, an origin that is none, or malformed admin tokens.
     """
     forms = admin.forms(issuer=settings.issuer)
+    admins = admins_from_setting(settings.admin_tokens)
     service = Service(
         settings=settings,
         publisher=publisher,
         verifier=verifier,
         keys=keys,
         is_revoked=is_revoked,
-        admins=admins_from_setting(settings.admin_tokens),
+        admins=admins,
+        confirmations=Confirmations(admins),
+        audit=Audit(settings.admin_audit_file, wall=wall, monotonic=monotonic),
+        wall=wall,
+        new_id=new_id,
         listed_origins=listed_origins(settings.allowed_origins),
         clearing_cookie=clearing_cookie(settings),
         revocation_forms=forms,
         openapi=document(settings, forms=forms),
         body_timeout_s=body_timeout_s,
-        watch=BrokerWatch(publisher, every_s=watch_every_s, monotonic=monotonic),
+        watch=BrokerWatch(
+            publisher, every_s=watch_every_s, monotonic=monotonic, storing=publisher.delivery is not None
+        ),
+        heartbeats=_heartbeats(publisher, settings, wall=wall),
     )
     app = web.Application(middlewares=[_counted, problems(realm=settings.realm, retry_after_s=settings.retry_after_s)])
     app[SERVICE] = service
@@ -81,15 +97,28 @@ def create_app(
     return app
 
 
+def _heartbeats(publisher: Publisher, settings: Settings, *, wall: Callable[[], float]) -> Heartbeats | None:
+    if not settings.heartbeat_interval_s:
+        return None
+    sign = None if publisher.seal is None else publisher.seal.sign
+    return Heartbeats(publisher.sender, settings, sign=sign, wall=wall)
+
+
 async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
     service = app[SERVICE]
     service.background.start("keys", service.keys.run())
     service.background.start("broker-watch", service.watch.run())
+    if service.heartbeats is not None:
+        service.background.start("heartbeats", service.heartbeats.run())
+    if service.audit.to_file:
+        await service.audit.look()
+        service.background.start("audit-watch", service.audit.watch(every_s=service.watch.every_s))
     try:
         yield
     finally:
         await service.background.close()
         await service.publisher.close()
+        await service.audit.close()
 
 
 @web.middleware

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -65,9 +66,14 @@ async def expectation(request: web.Request, *, max_bytes: int) -> None:
 
 
 def fields_of_json(body: bytes) -> dict[str, Any]:
-    """The members of the JSON object in ``body``. Raises Refused: 400 if it is no JSON, 422 if it is no object."""
+    """The members of the JSON object in ``body``.
+
+    Raises Refused: 400 if it is no JSON, 422 if it is no object or a name stands in it twice: whoever looked at the
+    body before may have read the other one (RFC 8259 section 4).
+    """
     try:
         found = msgspec.json.decode(body)
+        repeated = _repeated(body.decode())
     except RecursionError:
         raise Refused(400, code="malformed_body", detail="The body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -75,7 +81,25 @@ def fields_of_json(body: bytes) -> dict[str, Any]:
         raise Refused(400, code="malformed_body", detail=f"The body is not JSON: {cause}") from None
     if not isinstance(found, dict):
         raise Refused(422, code="invalid_body", detail="The body must be a JSON object")
+    if repeated is not None:
+        raise Refused(422, code="invalid_body", detail=f"The field {_shown(repeated)} stands twice in the body")
     return found
+
+
+def _repeated(text: str) -> str | None:
+    """A name that stands twice in one object of this JSON, which is known to be well-formed; None if none does."""
+    found: list[str] = []
+
+    def members(pairs: list[tuple[str, object]]) -> None:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                found.append(name)
+            seen.add(name)
+
+    # Numbers are left unread: Python refuses some that JSON has.
+    json.loads(text, object_pairs_hook=members, parse_int=len, parse_float=len)
+    return found[0] if found else None
 
 
 def fields_of_form(body: bytes, *, known: Iterable[str]) -> dict[str, Any]:

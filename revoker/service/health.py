@@ -20,7 +20,7 @@ async def livez(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 if revocations can probably be published now. Answered from memory: a probe never waits for Kafka."""
+    """200 if revocations can probably be accepted now. Answered from memory: a probe never waits for Kafka."""
     status, text = readyz(request.app[SERVICE].checks(), verbose="verbose" in request.query)
     return web.Response(status=status, text=text)
 
@@ -40,15 +40,30 @@ def _families(service: Service) -> Iterable[Family]:
     yield build_info()
     yield Family(
         name="revoker_service_ready",
-        help="1 while revocations can probably be published.",
+        help="1 while revocations can probably be accepted: published, or with an outbox stored.",
         values={(): float(all(check.ok for check in service.checks()))},
     )
     yield Family(
         name="revoker_publications",
-        help="Revocations sent to Kafka, by what is known of them.",
+        help="Revocations, by what was known of them when their caller was answered.",
         kind="counter",
         labels=("outcome",),
         values={(outcome,): float(count) for outcome, count in service.publisher.outcomes.items()},
+    )
+    if service.heartbeats is not None:
+        yield Family(
+            name="revoker_heartbeats",
+            help="Heartbeats through partitions that were silent.",
+            kind="counter",
+            labels=("outcome",),
+            values={(outcome,): float(service.heartbeats.outcomes[outcome]) for outcome in ("sent", "failed")},
+        )
+    if service.publisher.delivery is not None:
+        yield from service.publisher.delivery.families()
+    yield Family(
+        name="revoker_service_broker_reachable",
+        help="1 while Kafka can be reached and has the topic.",
+        values={(): float(service.watch.reachable)},
     )
     yield Family(
         name="revoker_http_answers",

@@ -57,12 +57,17 @@ class Background:
 class BrokerWatch:
     """Asks again and again whether revocations can be published, so that ``/readyz`` can answer from memory.
 
-    ``every_s``: seconds between two questions. ``monotonic``: seconds, for the age of the last answer.
+    ``every_s``: seconds between two questions. ``monotonic``: seconds, for the age of the last answer. ``storing``:
+    revocations are accepted without Kafka as well, so that its absence is told and does not fail the check: traffic
+    sent elsewhere would find the same Kafka.
     """
 
-    def __init__(self, publisher: Probed, *, every_s: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, publisher: Probed, *, every_s: float, monotonic: Callable[[], float], storing: bool = False
+    ) -> None:
         self._publisher = publisher
-        self._every_s = every_s
+        self._storing = storing
+        self.every_s: float = every_s
         self._monotonic = monotonic
         self._problem: str | None = "not asked yet"
         self._since = monotonic()
@@ -74,7 +79,7 @@ class BrokerWatch:
         """
         while True:
             await self.ask()
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self.every_s)
 
     async def ask(self) -> None:
         """Ask once and remember the answer."""
@@ -96,7 +101,14 @@ class BrokerWatch:
         age = f"for {self._monotonic() - self._since:.0f} s"
         if self._problem is None:
             return Check(name="broker", ok=True, detail=f"revocations can be published, {age}")
+        if self._storing:
+            return Check(name="broker", ok=True, detail=f"away, revocations are stored: {self._problem} ({age})")
         return Check(name="broker", ok=False, detail=f"{self._problem} ({age})")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last answer was that revocations can be published."""
+        return self._problem is None
 
 
 def _say_if_dead(task: asyncio.Task[None]) -> None:

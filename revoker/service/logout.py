@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 from aiohttp import web
@@ -17,7 +17,7 @@ from revoker.service.problems import Refused, answer_to, respond
 from revoker.service.state import SERVICE, Service
 from revoker.tokens import InvalidTokenError, KeyUnknown, TokenRevoked
 
-__all__ = ["LogoutRequest", "logout", "parse"]
+__all__ = ["LogoutRequest", "LogoutStored", "logout", "parse"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -32,6 +32,16 @@ class LogoutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     scope: LogoutScope = "token"
     reason: FreeText | None = None
+
+
+class LogoutStored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer 202: the logout is on the service's disk, and on its way to every node. ``event_id``: under which it
+    will be in the topic; absent if an earlier logout did it.
+    """
+
+    state: Literal["stored"]
+    detail: str
+    event_id: str | None = None
 
 
 def parse(body: bytes, *, media_type: str) -> LogoutRequest:
@@ -60,7 +70,7 @@ def parse(body: bytes, *, media_type: str) -> LogoutRequest:
 
 async def logout(request: web.Request) -> web.Response:
     """204 once the broker has acknowledged, and never before: then no node that is ready and fresh lets the token
-    in."""
+    in. 202 if it is only stored by then."""
     service = request.app[SERVICE]
     credential = find_credential(
         authorization=request.headers.getall("Authorization", ()),
@@ -85,19 +95,32 @@ async def logout(request: web.Request) -> web.Response:
             # Or a thief whose copy was revoked could go on ending every session its owner opens.
             return _refuse(service, TokenRevoked(), clear=by_cookie)
         # Nothing to publish: the record is there. So a repeated logout succeeds, with Kafka down as well, and costs
-        # nothing.
+        # nothing. It may be this very service's record that still waits.
+        delivery = service.publisher.delivery
+        response = web.Response(status=204) if delivery is None or not delivery.waiting else _stored(None)
     else:
         # If this raises, the cookie stays: the token is still valid, and without it the user could not try again.
         receipt = await service.publisher.logout(
             token, scope=asked.scope, reason=asked.reason or "logout", actor="self"
         )
-        logger.info("logout, scope %s: event %s acknowledged", asked.scope, receipt.revocation.id)
-    response = web.Response(status=204)
+        logger.info("logout, scope %s: event %s %s", asked.scope, receipt.revocation.id, receipt.state)
+        acknowledged = receipt.state == "acknowledged"
+        response = web.Response(status=204) if acknowledged else _stored(receipt.revocation.id)
     # "elsewhere" spares this very session. A cookie with another token than the one in Authorization is not ended by
     # this.
     if credential.in_cookie and asked.scope != "elsewhere":
         response.headers.add("Set-Cookie", service.clearing_cookie)
     return response
+
+
+def _stored(event_id: str | None) -> web.Response:
+    answer = LogoutStored(
+        state="stored",
+        detail="The logout is stored and will be sent to every node; one that it has not reached may still accept the "
+        "token",
+        event_id=event_id,
+    )
+    return web.Response(status=202, body=msgspec.json.encode(answer), content_type=bodies.JSON)
 
 
 def _foreign(request: web.Request, service: Service) -> str | None:

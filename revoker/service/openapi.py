@@ -7,16 +7,17 @@ from typing import Any, Final
 
 import msgspec
 
-from revoker.service.admin import RevocationReceipt
+from revoker.service import confirmation
+from revoker.service.admin import RevocationReceipt, Unconfirmed
 from revoker.service.bodies import FORM, JSON
-from revoker.service.logout import LogoutRequest
+from revoker.service.logout import LogoutRequest, LogoutStored
 from revoker.service.problems import MEDIA_TYPE, Problem
 from revoker.settings import Settings
 
 __all__ = ["API_VERSION", "document"]
 
 #: Of the API described, not of the software: it changes when a client would have to.
-API_VERSION: Final = "1.0.0"
+API_VERSION: Final = "2.0.0"
 
 _SCHEMAS: Final = "#/components/schemas/"
 
@@ -28,7 +29,7 @@ _RETRY_AFTER: Final = {"Retry-After": {"schema": {"type": "integer"}, "descripti
 
 def document(settings: Settings, *, forms: Mapping[str, type[msgspec.Struct]]) -> bytes:
     """The document as JSON. ``forms``: the body of each kind, from `revoker.service.admin.forms`."""
-    types = (LogoutRequest, RevocationReceipt, Problem, *forms.values())
+    types = (LogoutRequest, LogoutStored, RevocationReceipt, Problem, Unconfirmed, *forms.values())
     _, schemas = msgspec.json.schema_components(types, ref_template=_SCHEMAS + "{name}")
     schemas["Revocation"] = {
         "oneOf": [{"$ref": _SCHEMAS + form.__name__} for form in forms.values()],
@@ -86,6 +87,11 @@ def _logout(security: list[dict[str, list[str]]]) -> dict[str, Any]:
                 "description": "Acknowledged by the broker. The cookie is cleared, unless scope is elsewhere.",
                 "headers": {"Set-Cookie": {"schema": {"type": "string"}}},
             },
+            "202": {
+                "description": "Stored by the service, to be sent to every node: Kafka is away. The cookie is cleared.",
+                "headers": {"Set-Cookie": {"schema": {"type": "string"}}},
+                "content": {JSON: {"schema": {"$ref": _SCHEMAS + "LogoutStored"}}},
+            },
             "400": _problem("The body is malformed."),
             "401": _problem("No token, or one that is not valid or was revoked.", headers=_CHALLENGE),
             "403": _problem("The cookie came with a request from another origin."),
@@ -99,19 +105,41 @@ def _revocations() -> dict[str, Any]:
     return {
         "operationId": "revoke",
         "summary": "Publish a revocation of any kind",
+        "description": (
+            "The wide kinds (client, claim, key, issuer, all) are answered 428 first: what would be refused, and a "
+            f"confirmation. The same request with it in the header {confirmation.HEADER} publishes that."
+        ),
         "security": [{"admin": []}],
+        "parameters": [
+            {
+                "name": confirmation.HEADER,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string", "maxLength": confirmation.MAX_CHARS},
+                "description": f"From the 428 before, for {confirmation.VALID_S} s; with wide kinds alone.",
+            }
+        ],
         "requestBody": {"required": True, "content": {JSON: {"schema": {"$ref": _SCHEMAS + "Revocation"}}}},
         "responses": {
             "200": {
                 "description": "Acknowledged by the broker.",
                 "content": {JSON: {"schema": {"$ref": _SCHEMAS + "RevocationReceipt"}}},
             },
+            "202": {
+                "description": "Stored by the service, to be sent to every node: Kafka is away.",
+                "content": {JSON: {"schema": {"$ref": _SCHEMAS + "RevocationReceipt"}}},
+            },
             "400": _problem("The body is malformed."),
             "401": _problem("No admin token, or none that is known.", headers=_CHALLENGE),
             "403": _problem("The admin token is not for this kind, or there are no admins.", headers=_CHALLENGE),
             **_common_refusals(),
+            "428": _problem(
+                "A wide rule, not confirmed or not in time: nothing was published. code says which.",
+                schema="Unconfirmed",
+            ),
             "503": _problem(
-                "Not acknowledged; outcome says what is certain. Send it again.",
+                "Not acknowledged: outcome says what is certain. Or the audit cannot be written (audit_unavailable): "
+                "nothing was published. Send it again.",
                 headers=_RETRY_AFTER,
             ),
         },
@@ -128,10 +156,10 @@ def _common_refusals() -> dict[str, Any]:
     }
 
 
-def _problem(description: str, *, headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _problem(description: str, *, headers: Mapping[str, Any] | None = None, schema: str = "Problem") -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": description,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": _SCHEMAS + "Problem"}}},
+        "content": {MEDIA_TYPE: {"schema": {"$ref": _SCHEMAS + schema}}},
     }
     if headers:
         response["headers"] = dict(headers)
@@ -156,7 +184,7 @@ def _readyz() -> dict[str, Any]:
         "description": "List every check, not only those that fail.",
     }
     return {
-        **_probe("Can revocations be published?", "Kafka is away, or there are no keys to verify tokens with."),
+        **_probe("Can revocations be accepted?", "Neither Kafka nor the outbox takes them, or there are no keys."),
         "parameters": [verbose],
     }
 

@@ -1,7 +1,7 @@
 """Every error as a problem (RFC 9457), with the challenge of RFC 6750 where one is due.
 
 What a stranger is told names what was wrong and what would be right, and never a token, a secret or a broker's address:
-those last stand in ``/readyz?verbose`` and in the log.
+those last stand in ``/readyz?verbose`` and in the log, and so does the path of the outbox.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from revoker.errors import (
     KeysUnavailable,
     NotAccepted,
     NotProven,
+    OutboxUnavailable,
     OutcomeUnknown,
     TokenOutlivesTopic,
 )
@@ -199,6 +200,9 @@ def _not_published(error: NotAccepted | OutcomeUnknown | BrokerError) -> Problem
             outcome="unknown",
             event_id=error.revocation.id if isinstance(error.revocation, Revocation) else None,
         )
+    if isinstance(error, OutboxUnavailable):
+        detail = f"Revocations cannot be stored at the moment ({error.reason}): nothing was revoked. Send it again"
+        return _problem(503, code="not_published", detail=detail, outcome="not_accepted")
     detail = "Kafka does not take revocations at the moment: nothing was revoked. Send it again"
     return _problem(503, code="not_published", detail=detail, outcome="not_accepted")
 

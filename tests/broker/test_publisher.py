@@ -72,10 +72,10 @@ async def test_a_thousand_callers_are_all_acknowledged(make_topic: MakeTopic) ->
 
 
 async def test_the_same_process_hears_of_it_on_acknowledgement(make_topic: MakeTopic) -> None:
-    """on_acknowledged gets the event, so that a deny list beside the publisher need not wait for the topic."""
+    """on_accepted gets the event, so that a deny list beside the publisher need not wait for the topic."""
     heard: list[Revocation] = []
     settings = await make_topic()
-    async with Publisher(settings, on_acknowledged=heard.append) as publisher:
+    async with Publisher(settings, on_accepted=heard.append) as publisher:
         receipt = await publisher.revoke(selector=Session(iss="", sid="s1"))
     assert heard == [receipt.revocation]
 

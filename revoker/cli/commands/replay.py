@@ -12,6 +12,7 @@ import click
 
 from consumers.denylist import FOREVER, Entry
 from consumers.guard import Decision
+from consumers.provenance import Provenance
 from revoker.cli.exits import Exit
 from revoker.cli.options import FOLLOWING, TOKENS, Command, settings_options
 from revoker.cli.output import Output, clean, output_options, progress_bar, rfc3339, table
@@ -21,6 +22,7 @@ from revoker.errors import NotProven
 from revoker.events import KINDS
 from revoker.settings import Settings
 from revoker.tokens import Verified
+from revoker.trust import filed_under
 
 __all__ = ["command"]
 
@@ -46,7 +48,8 @@ def command(
     """Read the whole topic once and print what is in force, by kind.
 
     Also: the offsets of each partition, every wide rule with the event id that withdraws it, what could not be decoded,
-    and cut-offs that were clamped. Undecodable records and a topic that breaks its contract are reported, not refused.
+    records refused for their signature (setting trusted_publishers_file), and cut-offs that were clamped. Undecodable
+    records and a topic that breaks its contract are reported, not refused.
 
     Asked about a token, or about a jti, sub, sid, client or kid, exits 1 if it is revoked. Exits 3 if the end was not
     reached in time.
@@ -128,7 +131,7 @@ def _fields(found: _Found) -> dict[str, Any]:
         "records": bounds.progress.records,
         "took_s": round(found.took_s, 3),
         "in_force": found.in_force,
-        "wide_rules": [_rule_fields(entry) for entry in found.wide],
+        "wide_rules": [_rule_fields(entry, signed=intake.provenance is not None) for entry in found.wide],
         "partitions": [
             {"partition": number, "first": bounds.starts[number], "next": next_offset}
             for number, next_offset in sorted(bounds.positions.items())
@@ -146,20 +149,41 @@ def _fields(found: _Found) -> dict[str, Any]:
                 for one in intake.unread
             ],
         },
+        "refused": _refused_fields(intake.provenance),
         "clamped_cutoffs": intake.clamped_total,
         "contract_broken": [] if report is None else [str(violation) for violation in report.losing],
         "asked": None if found.decision is None else decision_fields(found.decision) | {"verified": found.verified},
     }
 
 
-def _rule_fields(entry: Entry) -> dict[str, Any]:
+def _refused_fields(provenance: Provenance | None) -> dict[str, Any] | None:
+    """None where signatures are not required."""
+    if provenance is None:
+        return None
+    return {
+        "by_reason": provenance.refused_by_reason,
+        "last": [
+            {
+                "partition": one.partition,
+                "offset": one.offset,
+                "time": rfc3339(one.timestamp_ms / 1000) if one.timestamp_ms >= 0 else None,
+                "reason": one.reason,
+                "detail": one.detail,
+            }
+            for one in provenance.refused
+        ],
+    }
+
+
+def _rule_fields(entry: Entry, *, signed: bool) -> dict[str, Any]:
+    publisher, event_id = filed_under(entry.event_id or "") if signed else (None, entry.event_id)
     return {
         "kind": entry.key[0],
         "selector": list(entry.key[1:]),
         "cutoff": None if entry.cutoff == FOREVER else rfc3339(entry.cutoff),
         "expires_at": rfc3339(entry.expires_at),
-        "event_id": entry.event_id,
-    }
+        "event_id": event_id,
+    } | ({"signed_by": publisher} if signed else {})
 
 
 def _words(found: _Found) -> str:
@@ -182,6 +206,11 @@ def _words(found: _Found) -> str:
         )
         rows = [(one["partition"], one["offset"], one["time"], one["category"], one["detail"]) for one in unread]
         parts.append(table(("partition", "offset", "time", "category", "detail"), rows))
+    if fields["refused"] and (refused := fields["refused"]["last"]):
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in fields["refused"]["by_reason"].items())
+        parts.append(click.style(f"records refused: {counts}; the last:", fg="red"))
+        rows = [(one["partition"], one["offset"], one["time"], one["reason"], one["detail"]) for one in refused]
+        parts.append(table(("partition", "offset", "time", "reason", "detail"), rows))
     if fields["clamped_cutoffs"]:
         parts.append(f"{fields['clamped_cutoffs']} cut-offs lay too far in the future and were clamped")
     parts += [click.style(f"contract broken: {clean(text)}", fg="red") for text in fields["contract_broken"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import getpass
 import json
 import math
@@ -23,6 +24,8 @@ from revoker.cli.output import Output, clean, output_options, rfc3339
 from revoker.cli.presented import presented, selector_fields, token_text
 from revoker.events import KINDS, Digest, Revocation, Selector, Token, Withdrawal
 from revoker.publisher import Publisher, Receipt, compose
+from revoker.service.confirmation import VALID_S
+from revoker.service.preview import preview
 from revoker.settings import Settings
 
 __all__ = ["command"]
@@ -166,15 +169,14 @@ def _kind_command(kind: str, cls: type[Selector]) -> click.Command:
         fields = {name: given.pop(name) for name in names if name != "iss"}
         if "iss" in names:
             fields["iss"] = _issuer(settings, iss)
-        selector = cls(**fields)
-        if cls.wide and not yes and not given["dry_run"]:
-            _confirm(selector, given.get("cutoff"))
-        click.get_current_context().exit(_publish(settings, selector, **given))
+        click.get_current_context().exit(_publish(settings, cls(**fields), ask=cls.wide and not yes, **given))
 
     required = cls.__struct_fields__[: len(cls.__struct_fields__) - len(cls.__struct_defaults__)]
     function = _publishing(cutoff=kind not in _WITHOUT_CUTOFF)(run)
     if cls.wide:
-        function = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(function)
+        function = click.option("--yes", is_flag=True, help="Publish without showing what it refuses and asking.")(
+            function
+        )
     for name in reversed(names):
         option = f"--{name.replace('_', '-')}"
         add = _iss_option if name == "iss" else click.option(option, required=name in required, help=_FIELD_HELP[name])
@@ -201,18 +203,21 @@ def _issuer(settings: Settings, iss: str | None) -> str:
     return settings.issuer
 
 
-def _confirm(selector: Selector, cutoff: int | None) -> None:
-    """Ask before many users are logged out."""
-    if selector.kind == "key" and cutoff is None:
-        until = "whenever issued"
-    else:
-        until = f"issued until {rfc3339(cutoff) or 'now'}"
-    words = " ".join(f"{name}={value!r}" for name, value in selector_fields(selector).items())
-    question = clean(f"This refuses every token {until} with {words or 'any issuer'}, of all its users. Go on?")
+def _confirm(settings: Settings, event: Revocation) -> None:
+    """Ask before many users are logged out. What is confirmed is this event, its cut-off included."""
+    found = preview(event, own_issuer=settings.issuer)
+    lines = [found.words, *(f"  spared: {one}" for one in found.spared), f"  not known: {found.not_known}"]
+    question = "\n".join(clean(one) for one in lines)
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Nobody is there to answer: add --yes")
-    if not click.confirm(question, err=True):
+        raise click.UsageError(f"{question}\nNobody is there to answer: add --yes")
+    click.echo(question, err=True)
+    if not click.confirm("Go on?", err=True):
         click.echo("revoker: nothing was revoked", err=True)
+        click.get_current_context().exit(Exit.NO)
+    age_s = math.floor(time.time()) - event.revoked_at
+    if age_s > VALID_S:
+        # The cut-off is that of the question: by now, others have logged in whom it would spare.
+        click.echo(f"revoker: asked {age_s} s ago, so nothing was revoked: run it again", err=True)
         click.get_current_context().exit(Exit.NO)
 
 
@@ -222,6 +227,7 @@ def _publish(
     *,
     output: Output,
     dry_run: bool,
+    ask: bool = False,
     exp: int | None = None,
     cutoff: int | None = None,
     reason: str | None = None,
@@ -249,13 +255,16 @@ def _publish(
         }
         output.write(fields, lambda: f"key    {clean(key.decode())}\nvalue  {clean(value.decode())}\n(not sent)")
         return Exit.OK
+    if ask:
+        _confirm(settings, event)
     receipt = asyncio.run(_send(settings, event))
     output.write(_fields(settings, receipt), lambda: _words(receipt))
     return Exit.OK
 
 
 async def _send(settings: Settings, event: Revocation) -> Receipt:
-    publisher = Publisher(settings)
+    # Without the outbox: it is the service's, and this process does not stay to deliver from one.
+    publisher = Publisher(dataclasses.replace(settings, outbox_file=None))
     try:
         return await publisher.publish(event)
     finally:
@@ -264,6 +273,7 @@ async def _send(settings: Settings, event: Revocation) -> Receipt:
 
 def _fields(settings: Settings, receipt: Receipt) -> dict[str, Any]:
     event = receipt.revocation
+    stamped_ms = receipt.timestamp_ms
     return {
         "id": event.id,
         "kind": event.selector.kind,
@@ -272,7 +282,7 @@ def _fields(settings: Settings, receipt: Receipt) -> dict[str, Any]:
         "topic": settings.topic,
         "partition": receipt.partition,
         "offset": receipt.offset,
-        "time": rfc3339(receipt.timestamp_ms / 1000) if receipt.timestamp_ms >= 0 else None,
+        "time": rfc3339(stamped_ms / 1000) if stamped_ms is not None and stamped_ms >= 0 else None,
         "cutoff": rfc3339(event.cutoff),
         "expires_at": rfc3339(event.expires_at),
         "took_ms": round(receipt.took_s * 1000, 2),

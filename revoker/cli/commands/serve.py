@@ -30,6 +30,9 @@ _SERVICE = (
     "allowed_origins",
     "max_body_bytes",
     "admin_tokens",
+    "outbox_file",
+    "outbox_max_events",
+    "admin_audit_file",
 )
 
 
@@ -52,7 +55,7 @@ async def _serve(settings: Settings, output: Output) -> Exit:
 
     app = create_app(
         settings,
-        publisher=Publisher(settings, on_acknowledged=reading.intake.take_local),
+        publisher=Publisher(settings, on_accepted=reading.intake.take_local),
         verifier=Verifier.from_settings(settings, keys),
         keys=keys,
         is_revoked=reading.is_revoked,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from consumers.intake import RawRecord
+from consumers.provenance import Provenance
 from revoker.cli.exits import Exit
 from revoker.cli.options import FOLLOWING, Command, settings_options
 from revoker.cli.output import Output, clean, output_options, progress_bar, rfc3339
@@ -19,6 +20,7 @@ from revoker.errors import NotProven
 from revoker.events import Heartbeat, Revocation
 from revoker.record import Undecodable
 from revoker.settings import Settings
+from revoker.trust import Refusal
 
 __all__ = ["command"]
 
@@ -36,6 +38,8 @@ def command(
 ) -> None:
     """Print every revocation as it arrives, one a line, and every record that could not be decoded.
 
+    With trusted_publishers_file also who signed it, or why nodes refuse it.
+
     A lost broker is reported and waited for; nothing is printed twice. SIGTERM exits 0.
     """
     settings = replace(settings, tolerate_undecodable=True, topic_check="lenient")
@@ -46,12 +50,17 @@ async def _tail(settings: Settings, output: Output, *, from_beginning: bool, lim
     printed = 0
     finished: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
-    def show_record(record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> None:
+    def show_record(
+        record: RawRecord, event: Revocation | Heartbeat | Undecodable, origin: str | Refusal | None
+    ) -> None:
         nonlocal printed
         if finished.done():
             return
         try:
-            output.write(event_fields(record, event), lambda: _words(record, event))
+            output.write(
+                event_fields(record, event) | origin_fields(origin),
+                lambda: _words(record, event) + _origin_words(origin),
+            )
         except OSError as error:  # the reader has gone: not the follower's trouble, which would start over
             finished.set_exception(error)
             return
@@ -60,7 +69,8 @@ async def _tail(settings: Settings, output: Output, *, from_beginning: bool, lim
             finished.set_result(Exit.OK)
 
     await look_first(settings)
-    tail = Tail(printed=show_record, from_beginning=from_beginning)
+    provenance = Provenance.from_settings(settings)
+    tail = Tail(printed=show_record, from_beginning=from_beginning, provenance=provenance)
     with stop_signals() as stopped:
         async with Reading(settings, tail=tail) as reading:
             caught_up = asyncio.create_task(_until_caught_up(reading, quiet=from_beginning))
@@ -106,6 +116,21 @@ def event_fields(record: RawRecord, event: Revocation | Heartbeat | Undecodable)
         "reason": event.reason,
         "actor": event.actor,
     }
+
+
+def origin_fields(origin: str | Refusal | None) -> dict[str, Any]:
+    """Who signed a record, or why it does not count, as further fields of its JSON object."""
+    if origin is None:
+        return {}
+    if isinstance(origin, Refusal):
+        return {"signed_by": None, "refused": origin.reason, "refused_detail": origin.detail}
+    return {"signed_by": origin, "refused": None}
+
+
+def _origin_words(origin: str | Refusal | None) -> str:
+    if isinstance(origin, Refusal):
+        return f"  {click.style('refused', fg='red')}  {origin.reason}: {clean(origin.detail)}"
+    return "" if origin is None else f"  signed by {origin}"
 
 
 def _words(record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> str:

@@ -1,0 +1,1 @@
+"""Accepted = on disk: revocations that wait for Kafka, in one SQLite file that one thread writes."""
