@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import CloseReason
@@ -32,10 +32,10 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from revoker.diagnosis import explain
-from revoker.errors import BrokerError, BrokerUnreachable, SettingsError, TopicMissing
+from revoker.diagnosis import explain, quiet_logs
+from revoker.errors import BrokerError, BrokerUnreachable, NotPermitted, SettingsError, TopicMissing
 
-__all__ = ["NO_LEADER", "PartitionView", "TopicView", "ask", "look", "newer_leader"]
+__all__ = ["NO_LEADER", "PartitionView", "TopicView", "ask", "first_answer", "look", "newer_leader", "permitted"]
 
 #: Kafka's way to say that a partition has no leader.
 NO_LEADER: Final = -1
@@ -101,6 +101,18 @@ def newer_leader(view: TopicView, known: Mapping[int, int]) -> dict[int, int]:
     return {number: leader for number, leader in newest.items() if leader != known[number]}
 
 
+def permitted(view: TopicView, right: Literal["Read", "Write"]) -> None:
+    """Return if this user has ``right`` on the topic, as far as the brokers tell. Raises NotPermitted if not.
+
+    A right that was taken away shows here and in nothing else: fetches and the client's own metadata go silent.
+    """
+    if view.rights is not None and right not in view.rights:
+        raise NotPermitted(
+            f"this user lacks the right {right} on topic {view.topic!r}: "
+            f"kafka-acls.sh --add --allow-principal User:NAME --operation {right} --topic {view.topic}"
+        )
+
+
 async def look(client: AIOKafkaClient, topic: str, *, timeout_s: float) -> TopicView:
     """Ask all brokers ``client`` knows, at once, and merge what they say within ``timeout_s`` seconds.
 
@@ -110,8 +122,8 @@ async def look(client: AIOKafkaClient, topic: str, *, timeout_s: float) -> Topic
     ``client`` has to be started, and should come from `revoker.kafka.prepare`, or one hanging broker takes the others'
     time. The requests have a connection of their own beside the one on which a fetch may be parked.
 
-    Raises TopicMissing if the topic does not exist, BrokerError if this user may not see it or no broker speaks version
-    12, and BrokerUnreachable if no broker is known (as after a refused OAuth token) or none answered.
+    Raises TopicMissing if the topic does not exist, NotPermitted if this user may not see it, BrokerError if no broker
+    speaks version 12, and BrokerUnreachable if no broker is known or none answered.
     """
     nodes = sorted(broker.nodeId for broker in client.cluster.brokers())
     if not nodes:
@@ -162,6 +174,17 @@ async def ask(client: AIOKafkaClient, node: int, request: Any, *, timeout_s: flo
         raise
 
 
+async def first_answer(client: AIOKafkaClient, nodes: list[int], request: Any, *, timeout_s: float) -> Any:
+    """The response of the first broker that answers. Raises BrokerUnreachable if none does."""
+    failures = []
+    for node in nodes:
+        try:
+            return await ask(client, node, request, timeout_s=timeout_s)
+        except (KafkaError, OSError, NotImplementedError) as error:
+            failures.append(f"broker {node}: {explain(error)}")
+    raise BrokerUnreachable(f"none of {len(nodes)} brokers answered: {'; '.join(failures) or 'none is known'}")
+
+
 async def _ask(client: AIOKafkaClient, node: int, topic: str, timeout_s: float) -> _Answer | BaseException:
     """The broker's answer, or why there is none."""
     try:
@@ -203,7 +226,11 @@ def _none_answered(failures: Mapping[int, BaseException]) -> BrokerError:
             "without topic ids and leader epochs nothing can be proven; upgrade the brokers"
         )
     reasons = "; ".join(f"broker {node}: {explain(error)}" for node, error in failures.items())
-    return BrokerUnreachable(f"none of {len(failures)} brokers answered: {reasons}")
+    # "Not ready" is all that aiokafka raises; why it cannot connect is in its log.
+    logged = quiet_logs.recent(within_s=10.0)
+    return BrokerUnreachable(
+        f"none of {len(failures)} brokers answered: {reasons}{f' (aiokafka: {logged})' if logged else ''}"
+    )
 
 
 def _merge(topic: str, answers: list[_Answer], *, asked: int) -> TopicView:
@@ -247,7 +274,7 @@ def _refusal(topic: str, error: int) -> Exception:
     if error == _UNKNOWN_TOPIC:
         return TopicMissing(f"topic {topic!r} does not exist: make it with `revoker topic create`")
     if error == _TOPIC_DENIED:
-        return BrokerError(
+        return NotPermitted(
             f"this user lacks the right Describe on topic {topic!r} (Read and Write imply it), so whether it exists is "
             f"unknown: kafka-acls.sh --add --allow-principal User:NAME --operation Read --topic {topic}"
         )

@@ -22,7 +22,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from revoker.diagnosis import Problem, explain, quiet_logs
-from revoker.errors import BrokerUnreachable, SettingsError
+from revoker.errors import BrokerError, BrokerUnreachable, NotPermitted, SettingsError
+from revoker.secured import certificate_doubt, security_arguments
 from revoker.settings import Settings
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "connect_in_parallel",
     "connected",
     "consumer_arguments",
+    "died_inside",
+    "discard",
     "hang_up",
     "never_create_topics",
     "prepare",
@@ -56,14 +59,18 @@ _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/,]+):([0-9]{1,5})")
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
-    """Arguments every aiokafka client takes. Raises SettingsError for a bootstrap list that is not
-    ``HOST:PORT[,HOST:PORT…]``."""
+    """Arguments every aiokafka client takes, those that secure its connections included.
+
+    Raises SettingsError for a bootstrap list that is not ``HOST:PORT[,HOST:PORT…]``, and for certificate files or an
+    OAuth function that cannot be used.
+    """
     return {
         "bootstrap_servers": _bootstrap_servers(settings.kafka_bootstrap_servers),
         "client_id": settings.kafka_client_id,
         "request_timeout_ms": _ms(settings.request_timeout_s),
         "metadata_max_age_ms": _ms(settings.metadata_max_age_s),
         "retry_backoff_ms": 100,
+        **security_arguments(settings),
     }
 
 
@@ -139,6 +146,55 @@ async def connected(settings: Settings) -> AsyncIterator[AIOKafkaClient]:
 def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
     """The client inside a consumer: aiokafka has no other way to ask brokers anything over its connections."""
     return consumer._client
+
+
+def died_inside(consumer: AIOKafkaConsumer) -> str | None:
+    """Which of the consumer's own tasks has ended, and of what; None: they run.
+
+    An error that is neither a KafkaError nor an OSError while it reconnects kills them for good, and nothing tells:
+    ``getmany`` goes on returning nothing.
+    """
+    fetcher = consumer._fetcher
+    tasks = [("metadata task", consumer._client._sync_task)]
+    if fetcher is not None:
+        tasks.append(("fetch task", fetcher._fetch_task))
+    for name, task in tasks:
+        if task is not None and task.done():
+            error = None if task.cancelled() else task.exception()
+            return f"{name} died{'' if error is None else f' of {explain(error)}'}"
+    return None
+
+
+async def discard(consumer: AIOKafkaConsumer, *, timeout_s: float) -> BaseException | None:
+    """Stop ``consumer`` within ``timeout_s`` seconds and close its connections, whatever became of its tasks.
+
+    Returns the error that had killed one of them, if any; nothing else tells. ``consumer.stop()`` alone raises that
+    error, and leaves the connections open. It also lets the cancellation of its own tasks escape, as when a fetch waits
+    out its back-off after every broker was lost: a caller that awaits it takes that for its own and ends.
+    """
+    stopping = asyncio.ensure_future(consumer.stop())
+    try:
+        await asyncio.wait({stopping}, timeout=timeout_s)
+    finally:
+        stopping.cancel()
+        closing = _tear_down(consumer)
+    if closing:
+        await asyncio.wait(closing, timeout=timeout_s)
+    if not stopping.done():
+        return TimeoutError(f"it did not stop within {timeout_s:g} s")
+    return None if stopping.cancelled() else stopping.exception()
+
+
+def _tear_down(consumer: AIOKafkaConsumer) -> set[asyncio.Future[Any]]:
+    """Cancel what still runs inside, hang up, and return what to wait for; nothing after an orderly stop."""
+    client, fetcher = consumer._client, consumer._fetcher
+    tasks = [client._sync_task]
+    if fetcher is not None:
+        tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
+    for task in tasks:
+        if task is not None and not task.cancel() and not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain of it
+    return {connection.close() for connection in list(client._conns.values())}
 
 
 def hang_up(client: AIOKafkaClient, node: int) -> None:
@@ -218,15 +274,28 @@ def _bootstrap_servers(text: str) -> list[str]:
     return servers
 
 
-def unreachable(settings: Settings, why: str, *, before: Problem | None = None) -> BrokerUnreachable:
+def unreachable(settings: Settings, why: str, *, before: Problem | None = None) -> BrokerError:
     """The error to raise, with the cause that aiokafka logs and does not raise, if it logged one since ``before``.
 
-    It raises one error for a wrong address, a wrong password and a wrong certificate alike.
+    It raises one error for a wrong address, a wrong password and a wrong certificate alike. NotPermitted if a broker
+    was reached and refuses this user, else BrokerUnreachable.
     """
-    problem = quiet_logs.last_problem
-    logged = f" (aiokafka: {problem.text})" if problem is not None and problem is not before else ""
     where = f"{settings.kafka_bootstrap_servers} (setting kafka_bootstrap_servers)"
-    return BrokerUnreachable(f"no broker reached at {where}: {why}{logged}")
+    problem = quiet_logs.last_problem
+    if problem is before:
+        problem = None
+    hints = [] if problem is None else [f"aiokafka: {problem.text}"]
+    if problem is not None and problem.closed:
+        hints.append(
+            f"kafka_security_protocol is {settings.kafka_security_protocol}: a listener of another one ends the "
+            "connection like this"
+        )
+    if doubt := certificate_doubt(settings):
+        hints.append(doubt)
+    said = f" ({'; '.join(hints)})" if hints else ""
+    if problem is not None and problem.denied:
+        return NotPermitted(f"Kafka refuses this user at {where}{said}")
+    return BrokerUnreachable(f"no broker reached at {where}: {why}{said}")
 
 
 def _ms(seconds: float) -> int:

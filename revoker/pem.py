@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from revoker.algorithms import Key, Unusable, bind
 from revoker.errors import SettingsError
 
-__all__ = ["file_key"]
+__all__ = ["file_key", "public_key"]
 
 
 def file_key(entry: str, *, allowed: Sequence[str]) -> Key:
@@ -27,14 +27,15 @@ def file_key(entry: str, *, allowed: Sequence[str]) -> Key:
     if kid == "" or not name:
         raise SettingsError(f"key_files holds {entry!r}, must be PATH or KID=PATH")
     try:
-        return bind(_from_pem(Path(name).read_bytes()), kid=kid, allowed=allowed)
+        return bind(public_key(Path(name).read_bytes()), kid=kid, allowed=allowed)
     except Unusable as error:
         raise SettingsError(f"key file {name} {error}") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise SettingsError(f"key file {name!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _from_pem(content: bytes) -> object:
+def public_key(content: bytes) -> object:
+    """The one public key in a PEM text, or that of its one certificate. Raises Unusable."""
     blocks = content.count(b"-----BEGIN ")
     if blocks == 0:
         raise Unusable(

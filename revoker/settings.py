@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeVar, get_type_hints
 
+from revoker.combinations import connection_problem
 from revoker.errors import SettingsError
 from revoker.expiry import Lifetimes
 from revoker.sources import ENVIRONMENT_PREFIX, Names, convert, merged, words
@@ -188,8 +189,12 @@ class Settings:
                 f"({self.staleness_bound_s}), and without heartbeat_interval_s nothing proves in between that the "
                 "leader read from is still the leader"
             )
+        if (self.publisher_id is None) != (self.signing_key_file is None):
+            raise SettingsError("publisher_id and signing_key_file belong together: set both to sign, or neither")
         if self.cookie_same_site == "None" and not self.cookie_secure:
             raise SettingsError("cookie_same_site None needs cookie_secure: browsers refuse the cookie otherwise")
+        if problem := connection_problem(self):
+            raise SettingsError(problem)
         self.listen_address  # noqa: B018  - checked here, so that a typo is found before anything starts
 
     @property

@@ -16,10 +16,17 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest
 
-from revoker.cluster import NO_LEADER, TopicView, ask, look
+from revoker.cluster import NO_LEADER, TopicView, ask, first_answer, look
 from revoker.contract import AUTO_CREATE, Violation, violations, wanted
 from revoker.diagnosis import explain
-from revoker.errors import BrokerError, BrokerUnreachable, ContractViolated, SettingsError, TopicMissing
+from revoker.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    ContractViolated,
+    NotPermitted,
+    SettingsError,
+    TopicMissing,
+)
 from revoker.kafka import connected
 from revoker.settings import Settings
 
@@ -47,11 +54,15 @@ _POLL_S: Final = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a check found. ``configs``: the topic's effective settings as far as the broker told, by Kafka's names."""
+    """What a check found. ``configs``: the topic's effective settings as far as the broker told, by Kafka's names.
+
+    ``denied``: the right this user lacks for a check, so that next to nothing is proven; None if it lacks none.
+    """
 
     view: TopicView
     configs: Mapping[str, str | None]
     violations: tuple[Violation, ...]
+    denied: str | None = None
 
     @property
     def losing(self) -> tuple[Violation, ...]:
@@ -109,14 +120,15 @@ async def check_with(client: AIOKafkaClient, *, settings: Settings, view: TopicV
             auto_create=auto_create,
             **refused,
         ),
+        denied="DescribeConfigs" if configs is None else None,
     )
 
 
 async def create(settings: Settings, *, timeout_s: float = 15.0) -> CreateResult:
     """Make the topic with exactly the settings of the contract, wait until every broker shows it, and read it back.
 
-    A topic that exists is left as it is. Raises SettingsError naming the setting the cluster cannot meet, BrokerError
-    naming the right this user lacks or the cluster's own words, and BrokerUnreachable.
+    A topic that exists is left as it is. Raises SettingsError naming the setting the cluster cannot meet, NotPermitted
+    naming the right this user lacks, BrokerError in the cluster's own words, and BrokerUnreachable.
     """
     if not _LEGAL_NAME.fullmatch(settings.topic):
         raise SettingsError(
@@ -139,8 +151,10 @@ async def delete(settings: Settings, *, timeout_s: float = 15.0) -> None:
     """
     async with connected(settings) as client:
         request = DeleteTopicsRequest([settings.topic], round(timeout_s * 1000))
-        response = await _first_answer(client, _controller_first(client), request, timeout_s=timeout_s)
+        response = await first_answer(client, _controller_first(client), request, timeout_s=timeout_s)
         _, code = response.topic_error_codes[0]
+        if code in (_TOPIC_DENIED, _CLUSTER_DENIED):
+            raise NotPermitted(f"this user lacks the right Delete on topic {settings.topic!r}")
         if code not in (0, _UNKNOWN_TOPIC, _TIMED_OUT):  # a timeout only says that it goes on after the answer
             raise BrokerError(f"topic {settings.topic!r} was not deleted: {explain(for_code(code)())}")
 
@@ -171,7 +185,7 @@ async def _create(client: AIOKafkaClient, settings: Settings, *, timeout_s: floa
     topic: Any = (settings.topic, settings.topic_partitions, settings.topic_replication_factor, [], goal)
     request = CreateTopicsRequest([topic], round(timeout_s * 1000), False)
     nodes = _controller_first(client)
-    response = await _first_answer(client, nodes, request, timeout_s=timeout_s)
+    response = await first_answer(client, nodes, request, timeout_s=timeout_s)
     _, code, text = response.topic_errors[0]
     if code == _NOT_CONTROLLER:
         raise BrokerError("the cluster is electing a controller: try again")
@@ -191,7 +205,7 @@ def _refusal(settings: Settings, code: int, text: str | None, *, brokers: int) -
     if code == _BAD_PARTITIONS:
         return SettingsError(f"topic_partitions is {settings.topic_partitions}, which the cluster refuses{said}")
     if code in (_TOPIC_DENIED, _CLUSTER_DENIED):
-        return BrokerError(
+        return NotPermitted(
             f"this user lacks the right Create on topic {settings.topic!r}: kafka-acls.sh --add "
             f"--allow-principal User:NAME --operation Create --topic {settings.topic}{said}"
         )
@@ -225,7 +239,7 @@ async def _topic_configs(
 ) -> dict[str, str | None] | None:
     """The topic's effective settings; None if this user may not read them."""
     request = DescribeConfigsRequest([(_TOPIC, settings.topic, None)], False)
-    response = await _first_answer(client, nodes, request, timeout_s=settings.request_timeout_s)
+    response = await first_answer(client, nodes, request, timeout_s=settings.request_timeout_s)
     code, text, _, _, entries = response.resources[0]
     if code in (_TOPIC_DENIED, _CLUSTER_DENIED):
         return None
@@ -265,17 +279,6 @@ def _controller_first(client: AIOKafkaClient) -> list[int]:
     if controller is not None:
         nodes.sort(key=lambda node: node != controller.nodeId)
     return nodes
-
-
-async def _first_answer(client: AIOKafkaClient, nodes: list[int], request: Any, *, timeout_s: float) -> Any:
-    """The response of the first broker that answers. Raises BrokerUnreachable if none does."""
-    failures = []
-    for node in nodes:
-        try:
-            return await ask(client, node, request, timeout_s=timeout_s)
-        except (KafkaError, OSError, NotImplementedError) as error:
-            failures.append(f"broker {node}: {explain(error)}")
-    raise BrokerUnreachable(f"none of {len(nodes)} brokers answered: {'; '.join(failures) or 'none is known'}")
 
 
 def _in_sync(view: TopicView, number: int) -> int:

@@ -16,7 +16,7 @@ from aiokafka.protocol.admin import CreateAclsRequest, CreateTopicsRequest
 
 from revoker import topic
 from revoker.cluster import TopicView, look
-from revoker.errors import BrokerError, TopicMissing
+from revoker.errors import NotPermitted, TopicMissing
 from revoker.kafka import connected
 from revoker.settings import Settings
 from tests.broker.conftest import PATIENCE_S, settings_for
@@ -130,7 +130,7 @@ async def test_a_topic_one_may_not_see_names_the_right(guarded: str, topic_name:
     settings = settings_for(guarded, topic_name)
     await topic.create(settings)
     await grant(settings, READ, to=SOMEBODY_ELSE)
-    error: Any = await until_it_raises(settings, BrokerError)
+    error: Any = await until_it_raises(settings, NotPermitted)
 
     assert "lacks the right Describe" in str(error)
     assert f"--operation Read --topic {topic_name}" in str(error)
@@ -144,7 +144,7 @@ async def test_a_user_who_may_not_create_learns_the_right(start_apache: StartApa
     await add_acl(settings, CLUSTER, "kafka-cluster", ALL, ANYBODY, ALLOW)
     await add_acl(settings, CLUSTER, "kafka-cluster", CREATE, ANYBODY, DENY)
     await until_creating_is_refused(settings)
-    with pytest.raises(BrokerError) as caught:
+    with pytest.raises(NotPermitted) as caught:
         await topic.create(settings)
 
     assert "lacks the right Create on topic" in str(caught.value)

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from revoker.cluster import NO_LEADER, PartitionView, TopicView, _Answer, _merge, _rights, newer_leader
-from revoker.errors import BrokerError, SettingsError, TopicMissing
+from revoker.errors import BrokerError, NotPermitted, SettingsError, TopicMissing
 
 OLD, NEW, NONE = UUID(int=1), UUID(int=2), UUID(int=0)
 READ_WRITE = frozenset({"Read", "Write"})
@@ -100,7 +100,7 @@ def test_most_answers_decide_that_the_topic_is_missing() -> None:
 
 def test_a_denied_topic_names_the_missing_right() -> None:
     """Error 29 becomes the right and the command that grants it."""
-    with pytest.raises(BrokerError, match=r"lacks the right Describe on topic 't'.*kafka-acls\.sh"):
+    with pytest.raises(NotPermitted, match=r"lacks the right Describe on topic 't'.*kafka-acls\.sh"):
         merged(answer(1, error=29))
 
 

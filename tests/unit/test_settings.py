@@ -12,6 +12,25 @@ from revoker.errors import SettingsError
 from revoker.settings import ENVIRONMENT_PREFIX, Row, Settings, environment_without_settings, sources, table
 from tests.generated import ROOT
 
+#: Settings without which a secret would do nothing, and is refused.
+_OAUTH = {
+    "REVOKER_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "REVOKER_KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+    "REVOKER_KAFKA_OAUTH_TOKEN_URL": "https://id.example/token",
+    "REVOKER_KAFKA_OAUTH_CLIENT_ID": "node",
+}
+USED_WITH = {
+    "kafka_ssl_key_password": {
+        "REVOKER_KAFKA_SECURITY_PROTOCOL": "SSL",
+        "REVOKER_KAFKA_SSL_CERTIFICATE_FILE": "client.pem",
+    },
+    "kafka_sasl_password": {
+        "REVOKER_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "REVOKER_KAFKA_SASL_USERNAME": "node",
+    },
+    "kafka_oauth_client_secret": _OAUTH,
+}
+
 ROWS = {row.name: row for row in table()}
 
 
@@ -223,7 +242,7 @@ class TestSecrets:
     @pytest.mark.parametrize("name", [row.name for row in table() if row.secret])
     def test_no_secret_shows_in_the_repr(self, name: str) -> None:
         """Whatever prints settings prints a mask for a secret that is set."""
-        settings = load({f"REVOKER_{name.upper()}": "hunter2:hunter2:token"})
+        settings = load({f"REVOKER_{name.upper()}": "hunter2:hunter2:token", **USED_WITH.get(name, {})})
         assert f"{name}='***'" in repr(settings)
         assert "hunter2" not in repr(settings) + str(settings) + f"{settings}"
 
