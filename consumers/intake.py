@@ -1,11 +1,14 @@
-"""From records to the deny list: decode, clamp, merge, and remember what could not be read. No I/O."""
+"""From records to the deny list: decode, clamp, merge, and remember what could not be read.
+
+No I/O, except that `Intake.tidy` looks after the file of trusted publishers, if there is one.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,27 +16,24 @@ import msgspec
 
 from consumers.denylist import DenyList
 from consumers.denylist.purge import PurgeClock
+from consumers.provenance import SLICE_SIGNED, Provenance, SignedRecord
 from revoker.events import Heartbeat, Revocation
 from revoker.expiry import FUTURE_CUTOFF_S
 from revoker.record import Category, Undecodable, decode
+from revoker.trust import Refusal, TrustedKey
 
-__all__ = ["Intake", "RawRecord", "Unread"]
+__all__ = ["SLICE_RECORDS", "Intake", "RawRecord", "Unparsable", "Unread"]
+
+#: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and
+#: a turn stays below 10 ms.
+SLICE_RECORDS = 500
 
 #: How many unread records are kept for people to look at; all are counted.
 _KEPT = 100
 
 
-class RawRecord(Protocol):
+class RawRecord(SignedRecord, Protocol):
     """What the intake needs of a Kafka record; aiokafka's ConsumerRecord has it."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +47,27 @@ class Unread:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unparsable:
+    """A batch that could not be taken apart into records, from ``offset`` on, until before ``until``.
+
+    ``timestamp``: that of its newest record, Unix ms.
+    """
+
+    partition: int
+    offset: int
+    until: int
+    timestamp: int
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
 class Intake:
     """Applies records to one deny list and counts them.
 
     ``retention_ms``: an unread record older than this cannot have held a revocation that still matters, and is no
-    longer held against the node. ``on_applied``: called with each revocation after it is in force.
+    longer held against the node. ``on_applied``: called with each revocation after it is in force. ``provenance``: who
+    may publish what; None = whoever can write to the topic.
     """
 
     def __init__(
@@ -62,8 +78,12 @@ class Intake:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         on_applied: Callable[[Revocation, RawRecord], None] | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         self.denylist = denylist
+        self.provenance: Provenance | None = provenance
+        #: The most records to hand to `take` at once, so that a turn of the event loop stays below 10 ms.
+        self.slice_records: int = SLICE_RECORDS if provenance is None else SLICE_SIGNED
         self.purge_clock: PurgeClock = PurgeClock(wall=wall, monotonic=monotonic)
         self.applied: Counter[str] = Counter()
         self.unread_total: Counter[str] = Counter()
@@ -88,41 +108,81 @@ class Intake:
 
     def restart(self) -> None:
         """The log is about to be read from its start again, and its unread records will be met again. Entries stay."""
+        self._forget_unread()
+        if self.provenance is not None:
+            self.provenance.restart()
+
+    def _forget_unread(self) -> None:
         self._unread.clear()
         self._missed = 0
         self._unread_newest_ms = None
 
-    def take(self, records: Iterable[RawRecord]) -> None:
-        """Apply records. Raises DenyListFull at the bound: the rest is then unapplied, and the caller must not go on as
-        if it were.
+    def take(self, records: Iterable[RawRecord]) -> int:
+        """Apply records. Returns how many count: all, or where signatures are required those of trusted publishers.
+
+        Raises DenyListFull at the bound: the rest is then unapplied, and the caller must not go on as if it were.
         """
+        counted = 0
         for record in records:
+            signed_with = None if self.provenance is None else self.provenance.vouched(record)
+            if isinstance(signed_with, Refusal):
+                self._refuse(record, signed_with)
+                continue
+            counted += 1
             if record.timestamp >= 0:
                 self.purge_clock.saw(timestamp_ms=record.timestamp)
                 self.newest_timestamp_ms = max(self.newest_timestamp_ms or 0, record.timestamp)
             event = decode(record.value)
             if isinstance(event, Undecodable):
                 self._keep_unread(record, event)
-                continue
-            if isinstance(event, Heartbeat):
+            elif isinstance(event, Heartbeat):
                 self.heartbeats_total += 1
-                continue
-            event = self._clamped(event, record)
-            self.denylist.apply(event)
-            self.applied[event.selector.kind] += 1
-            if self.on_applied is not None:
-                self.on_applied(event, record)
+            else:
+                self._merge(event, record, signed_with)
+        return counted
+
+    def _merge(self, event: Revocation, record: RawRecord, signed_with: TrustedKey | None) -> None:
+        event = self._clamped(event, record)
+        filed: tuple[Revocation, ...] | Refusal = (event,)
+        if self.provenance is not None and signed_with is not None:
+            filed = self.provenance.filed(event, signed_with=signed_with)
+        if isinstance(filed, Refusal):
+            self._refuse(record, filed)
+            return
+        for one in filed:
+            self.denylist.apply(one)
+        self.applied[event.selector.kind] += 1
+        if self.on_applied is not None:
+            self.on_applied(event, record)
+
+    def _refuse(self, record: RawRecord, why: Refusal) -> None:
+        if self.provenance is not None:
+            self.provenance.refuse(record, why)
+
+    def stepped_over(self, batch: Unparsable) -> None:
+        """The rest of a batch could not even be taken apart into records: unread, or refused where signatures are
+        required, for no publisher of ours writes such a batch.
+        """
+        detail = f"the name of a record header is not UTF-8; nothing up to offset {batch.until - 1} can be read"
+        if self.provenance is None:
+            self._keep_unread(batch, Undecodable(category="invalid", detail=detail))
+        else:
+            self.provenance.refuse(batch, Refusal(reason="malformed", detail=detail))
 
     def take_local(self, revocation: Revocation) -> None:
         """Apply an event published by this very process, before the topic brings it round."""
-        self.denylist.apply(revocation)
+        filed = (revocation,) if self.provenance is None else self.provenance.filed_locally(revocation)
+        for one in filed:
+            self.denylist.apply(one)
 
     def tidy(self) -> None:
-        """Forget what has expired. Call it now and then; it moves the deny list's purge clock."""
+        """Forget what has expired. Call it about once a second; it moves the deny list's purge clock."""
+        if self.provenance is not None:
+            self.provenance.tidy()
         now_s = self.purge_clock.now_s()
         self.denylist.advance(now_s=now_s)
         if self._unread_newest_ms is not None and self._unread_newest_ms < now_s * 1000 - self._retention_ms:
-            self.restart()
+            self._forget_unread()
 
     def _clamped(self, event: Revocation, record: RawRecord) -> Revocation:
         # A cut-off in the far future would refuse every later login. The bound follows from the record alone, not from

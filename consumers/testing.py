@@ -17,13 +17,14 @@ a node to an adapter with ``run_node=False``: nothing needs to be started.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consumers.node import Node
 from revoker.events import Revocation
 from revoker.record import encode
 from revoker.settings import Settings
+from revoker.signature import Signer
 
 __all__ = ["MemoryTopic", "TickClock"]
 
@@ -60,6 +61,7 @@ class _Record:
     offset: int
     timestamp: int
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 class MemoryTopic:
@@ -83,13 +85,14 @@ class MemoryTopic:
         self._nodes.append(node)
         self._deliver(node, self._records)
 
-    def publish(self, revocation: Revocation) -> None:
-        """Append a revocation, and deliver it to every node."""
-        self.append(encode(revocation)[1])
+    def publish(self, revocation: Revocation, *, signer: Signer | None = None) -> None:
+        """Append a revocation, signed if ``signer`` is given, and deliver it to every node."""
+        _, value, headers = encode(revocation)
+        self.append(value, headers=headers if signer is None else [*headers, *signer.headers(value)])
 
-    def append(self, value: bytes | None) -> None:
+    def append(self, value: bytes | None, *, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Append a record's value, readable or not, and deliver it to every node."""
-        record = _Record(0, len(self._records), int(self._clock.wall() * 1000), value)
+        record = _Record(0, len(self._records), int(self._clock.wall() * 1000), value, headers)
         self._records.append(record)
         for node in self._nodes:
             self._deliver(node, [record])
