@@ -25,35 +25,29 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from consumers.freshness import Freshness, Progress, Question, State
+from consumers.freshness import Freshness, Progress, State
 from consumers.intake import Intake
-from revoker.cluster import TopicView, look, newer_leader
+from consumers.outage import Outage
+from consumers.slices import next_slice
+from consumers.watch import Watch
+from revoker.cluster import TopicView, look, permitted
 from revoker.diagnosis import explain, quiet_logs
 from revoker.errors import BrokerError, BrokerUnreachable, NotProven
-from revoker.kafka import client_of, consumer_arguments, hang_up, prepare, unreachable
+from revoker.kafka import client_of, consumer_arguments, died_inside, discard, hang_up, prepare, unreachable
 from revoker.settings import Settings
 from revoker.topic import Report, check_with, enforce
 
-__all__ = ["SLICE_RECORDS", "Follower"]
+__all__ = ["Follower"]
 
 log: logging.Logger = logging.getLogger(__name__)
-
-#: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and
-#: a turn stays below 10 ms.
-SLICE_RECORDS = 500
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_CONNECTING_S = 2.0
 _LONGEST_PAUSE_REPLAYING_S = 30.0
 
-#: How soon the brokers may be asked again when something waits for the answer.
-_ASK_AGAIN_S = 0.25
 
-
-class TopicReplaced(BrokerError):
-    """The topic was deleted and made again, or its partitions changed: positions in the old one mean nothing in the
-    new.
-    """
+class TrustChanged(BrokerError):
+    """Other publishers are trusted now: what was refused before may have been a revocation that counts."""
 
 
 class Follower:
@@ -91,8 +85,7 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._last_state = State.STOPPED
-        self._last_reason = ""
-        self._ask_now = asyncio.Event()
+        self._outage = Outage()
 
     def start(self) -> None:
         """Begin following, in the background. Never fails: whether it gets anywhere is the state's to say."""
@@ -148,7 +141,9 @@ class Follower:
             try:
                 self.sessions_total += 1
                 await self._session()
-            except Exception as error:  # noqa: BLE001 - whatever it was, it is logged, shown, and followed by a replay
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _asked_to_end():
+                    raise
                 replayed = self.freshness.state >= State.REPLAYING
                 failures = 0 if self.freshness.state >= State.STALE else failures + 1
                 self.failures_total += 1
@@ -156,13 +151,12 @@ class Follower:
             longest_s = _LONGEST_PAUSE_REPLAYING_S if replayed else _LONGEST_PAUSE_CONNECTING_S
             await self._pause(min(_FIRST_PAUSE_S * 2**failures, longest_s) * self._jitter())
 
-    def _report_failure(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception | asyncio.CancelledError) -> None:
         expected = isinstance(error, BrokerError | KafkaError | OSError)
         reason = str(error) if isinstance(error, BrokerError) else explain(error)
         self.freshness.connecting(reason)
-        if reason != self._last_reason:  # once per outage, not once per attempt
-            log.error("not following %s: %s", self._settings.topic, reason, exc_info=None if expected else error)
-        self._last_reason = reason
+        level = logging.ERROR if self._outage.failed(error, reason=reason) else logging.DEBUG
+        log.log(level, "not following %s: %s", self._settings.topic, reason, exc_info=None if expected else error)
         self._note_state()
 
     async def _session(self) -> None:
@@ -181,6 +175,7 @@ class Follower:
                 # What a refused SASL token looks like: start() succeeds, and no broker is known.
                 raise unreachable(settings, "connected, but no broker became known", before=before)
             self.view = view = await look(client, settings.topic, timeout_s=settings.request_timeout_s)
+            permitted(view, "Read")
             self.report = await check_with(client, settings=settings, view=view)
             enforce(self.report, mode=settings.topic_check)
             partitions = {number: TopicPartition(settings.topic, number) for number in sorted(view.partitions)}
@@ -191,9 +186,11 @@ class Follower:
             consumer.assign(list(partitions.values()))
             for number, partition in partitions.items():
                 consumer.seek(partition, starts[number])
-            await self._follow(consumer, client, partitions, view)
+            await self._follow(consumer, client, partitions, view, self.report)
         finally:
-            await self._stop(consumer)
+            failure = await discard(consumer, timeout_s=settings.request_timeout_s)
+            if failure is not None:
+                log.warning("the consumer had failed inside: %s", explain(failure))
 
     async def _bounds(
         self, consumer: AIOKafkaConsumer, partitions: Mapping[int, TopicPartition]
@@ -230,9 +227,19 @@ class Follower:
         client: AIOKafkaClient,
         partitions: Mapping[int, TopicPartition],
         view: TopicView,
+        report: Report,
     ) -> None:
-        reading = asyncio.create_task(self._read(consumer, client, partitions), name="revoker-read")
-        watching = asyncio.create_task(self._watch(client, view), name="revoker-watch")
+        watch = Watch(
+            client,
+            settings=self._settings,
+            freshness=self.freshness,
+            first=view,
+            report=report,
+            noted=self._saw,
+            checked=self._checked,
+        )
+        reading = asyncio.create_task(self._read(consumer, client, partitions, watch.ask_now), name="revoker-read")
+        watching = asyncio.create_task(watch.run(), name="revoker-watch")
         try:
             done, _ = await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -243,16 +250,26 @@ class Follower:
             await asyncio.gather(reading, watching, return_exceptions=True)
 
     async def _read(
-        self, consumer: AIOKafkaConsumer, client: AIOKafkaClient, partitions: Mapping[int, TopicPartition]
+        self,
+        consumer: AIOKafkaConsumer,
+        client: AIOKafkaClient,
+        partitions: Mapping[int, TopicPartition],
+        ask_now: asyncio.Event,
     ) -> None:
         tidy_at = self._monotonic() + 1.0
         while True:
-            batches = await consumer.getmany(timeout_ms=self._settings.fetch_max_wait_ms, max_records=SLICE_RECORDS)
+            batches = await next_slice(
+                consumer,
+                client,
+                timeout_ms=self._settings.fetch_max_wait_ms,
+                max_records=self.intake.slice_records,
+                request_timeout_s=self._settings.request_timeout_s,
+                stepped_over=self.intake.stepped_over,
+            )
             taken = dict.fromkeys(partitions, 0)
             for source, records in batches.items():
-                self.intake.take(records)
+                taken[source.partition] = self.intake.take(records)
                 self.freshness.took(len(records))
-                taken[source.partition] = len(records)
             for number, partition in partitions.items():
                 left = self.freshness.polled(
                     number,
@@ -264,15 +281,22 @@ class Follower:
                 )
                 if left is not None:
                     hang_up(client, left)
+                    ask_now.set()
             self._note_obstacle()
             self._note_state()
             if (now := self._monotonic()) >= tidy_at:
                 self.intake.tidy()
-                self._give_up_if_unproven()
+                self._start_over_if_outdated()
+                self._give_up_if_unproven(consumer)
                 tidy_at = now + 1.0
             if self.freshness.state is State.STALE:
-                self._ask_now.set()
+                ask_now.set()
             await asyncio.sleep(0)  # getmany does not yield while it has records
+
+    def _start_over_if_outdated(self) -> None:
+        provenance = self.intake.provenance
+        if provenance is not None and provenance.outdated is not None:
+            raise TrustChanged(f"replaying the topic: {provenance.outdated}")
 
     def _note_obstacle(self) -> None:
         missed = self.intake.missed
@@ -287,94 +311,47 @@ class Follower:
             "(setting tolerate_undecodable goes on without them)",
         )
 
-    def _give_up_if_unproven(self) -> None:
-        # aiokafka asks the bootstrap list only at its start, and a dead fetch task is silent: only a new consumer heals
-        # either.
+    def _give_up_if_unproven(self, consumer: AIOKafkaConsumer) -> None:
+        # Nothing in aiokafka looks at its own tasks, and a dead one only shows as silence.
+        if (dead := died_inside(consumer)) is not None:
+            raise BrokerUnreachable(f"aiokafka's {dead}, starting over with a new consumer")
+        # It asks the bootstrap list only at its start: when all brokers have moved, only a new consumer finds them.
         limit_s = max(2 * self._settings.staleness_bound_s, 4 * self._settings.request_timeout_s)
         if self.freshness.unproven_s > limit_s:
             raise BrokerUnreachable(
                 f"no proof for {limit_s:g} s, starting over with a new consumer: {self.freshness.why()}"
             )
 
-    async def _watch(self, client: AIOKafkaClient, first: TopicView) -> None:
-        """Ask every broker who leads, now and then, or sooner while an answer would change the state."""
-        interval_s = self._settings.watch_s
-        epochs = {number: one.leader_epoch for number, one in first.partitions.items()}
-        while True:
-            self._ask_now.clear()
-            question = self.freshness.asking()
-            try:
-                view = await look(
-                    client, self._settings.topic, timeout_s=min(interval_s, self._settings.request_timeout_s)
-                )
-            except BrokerUnreachable as error:
-                self.freshness.unconfirmed(str(error))
-            else:
-                self.view = view
-                self._judge(client, view, first, epochs, question)
-            self._note_state()
-            await asyncio.sleep(min(_ASK_AGAIN_S, interval_s))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, interval_s - _ASK_AGAIN_S)):
-                    await self._ask_now.wait()
+    def _saw(self, view: TopicView | None) -> None:
+        self.view = view or self.view
+        self._note_state()
 
-    def _judge(
-        self,
-        client: AIOKafkaClient,
-        view: TopicView,
-        first: TopicView,
-        epochs: dict[int, int],
-        question: Question,
-    ) -> None:
-        """Whether the brokers' answers confirm what was polled. ``epochs``: the highest seen so far, by partition."""
-        if view.topic_id != first.topic_id:
-            raise TopicReplaced(
-                f"topic {view.topic} was deleted and made again: replaying the new one from its beginning"
-            )
-        if set(view.partitions) != set(first.partitions):
-            raise TopicReplaced(
-                f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: "
-                "replaying all of them"
-            )
-        elected = [number for number, one in view.partitions.items() if one.leader_epoch != epochs[number]]
-        for number in elected:
-            epochs[number] = max(epochs[number], view.partitions[number].leader_epoch)
-            self.freshness.elected(number)
-        if elsewhere := newer_leader(view, known=question.leaders):
-            number, leader = next(iter(elsewhere.items()))
-            self.freshness.unconfirmed(
-                f"partition {number} is led by broker {leader}, read from broker {question.leaders[number]}"
-            )
-            client.force_metadata_update()
-        elif 2 * view.answered <= view.asked:
-            # Fewer than half could all be cut off together with an old leader, and agree with it.
-            self.freshness.unconfirmed(f"only {view.answered} of {view.asked} brokers said who leads")
-        elif view.dissenting:
-            self.freshness.unconfirmed(f"{view.dissenting} of {view.answered} brokers see another topic of this name")
-        elif elected:
-            self.freshness.unconfirmed("an election took place since the brokers were last asked")
-        else:
-            self.freshness.confirmed(question)
+    def _checked(self, report: Report) -> None:
+        self.report = report
 
     def _note_state(self) -> None:
         state = self.freshness.state
         if state == self._last_state:
             return
         if state is State.LIVE:
-            self._last_reason = ""
-            log.info("following %s: %d records read, up to date", self._settings.topic, self.freshness.progress.records)
+            failed = self._outage.over()
+            log.info(
+                "following %s: %d records read, up to date%s",
+                self._settings.topic,
+                self.freshness.progress.records,
+                f", after {failed} failed attempts" if failed else "",
+            )
         elif self._last_state is State.LIVE:
-            log.warning("no longer up to date: %s", self.freshness.why())
+            said = quiet_logs.recent()
+            log.warning("no longer up to date: %s%s", self.freshness.why(), f" (aiokafka: {said})" if said else "")
         self._last_state = state
         self._changed.set()
 
-    async def _stop(self, consumer: AIOKafkaConsumer) -> None:
-        try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
-                await consumer.stop()
-        except Exception as error:  # noqa: BLE001
-            # stop() raises what killed the consumer's own tasks, and nothing else tells.
-            log.warning("the consumer had failed inside: %s", explain(error))
+
+def _asked_to_end() -> bool:
+    """Whether somebody cancelled the running task, rather than a cancellation of aiokafka's own escaping into it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 #: Followers of this process, told after a fork that the child has none of their tasks.

@@ -22,6 +22,8 @@ from consumers.follower import Follower
 from consumers.freshness import Freshness, State
 from consumers.guard import Decision, Guard, Policy
 from consumers.intake import Intake
+from consumers.provenance import Provenance
+from revoker.diagnosis import quiet_logs
 from revoker.events import Revocation
 from revoker.health import Check, Family, build_info
 from revoker.keys import Keys, keys_from_settings
@@ -53,7 +55,11 @@ class Node:
         self.denylist: DenyList = MemoryDenyList(max_entries=settings.max_entries) if denylist is None else denylist
         self.freshness: Freshness = Freshness.from_settings(settings, monotonic=monotonic, wall=wall)
         self.intake: Intake = Intake(
-            self.denylist, retention_ms=settings.lifetimes.retention_ms, wall=wall, monotonic=monotonic
+            self.denylist,
+            retention_ms=settings.lifetimes.retention_ms,
+            wall=wall,
+            monotonic=monotonic,
+            provenance=Provenance.from_settings(settings, monotonic=monotonic),
         )
         self.follower: Follower = Follower(
             settings, intake=self.intake, freshness=self.freshness, wall=wall, monotonic=monotonic
@@ -124,6 +130,9 @@ class Node:
         if missing:
             for one in missing:
                 yield Check(name=one.proof, ok=False, detail=f"{one.reason} ({one.since_s:.1f} s)")
+            if problem := quiet_logs.recent():
+                # What a fetch that goes unanswered does not tell: a refused login, an expired certificate.
+                yield Check(name="kafka", ok=False, detail=problem)
             if freshness.state is State.REPLAYING:
                 progress = freshness.progress
                 eta = "" if progress.eta_s is None else f", about {progress.eta_s:.0f} s left"
@@ -142,6 +151,8 @@ class Node:
         if report is not None:
             losing = [str(violation) for violation in report.violations]
             yield Check(name="topic", ok=True, detail="; ".join(losing) or "keeps its contract")
+        if self.intake.provenance is not None:
+            yield from self.intake.provenance.checks()
         dead = self._keys_task is not None and self._keys_task.done() and not self._keys_task.cancelled()
         failure = self._keys_task.exception() if dead and self._keys_task is not None else None
         problem = f"the task that fetches keys died: {failure!r}" if failure is not None else (self.keys.problem or "")
@@ -206,6 +217,8 @@ class Node:
             labels=("category",),
             values={(category,): float(count) for category, count in intake.unread_total.items()},
         )
+        if intake.provenance is not None:
+            yield from intake.provenance.families()
         yield Family(
             name="revoker_cutoffs_clamped",
             help="Cut-offs that lay too far in the future.",
@@ -217,6 +230,12 @@ class Node:
             help="Times the topic was replayed, or tried to.",
             kind="counter",
             values={(): float(follower.sessions_total)},
+        )
+        yield Family(
+            name="revoker_kafka_log_lines_suppressed",
+            help="Log lines of the Kafka client that were held back as repetitions.",
+            kind="counter",
+            values={(): float(quiet_logs.suppressed_total)},
         )
 
 

@@ -18,7 +18,7 @@ from revoker.tokens import sign
 PASSWORDS = {"alice": "wonderland"}
 settings = Settings.load()
 node = Node(settings)
-publisher = Publisher(settings, on_acknowledged=node.apply)
+publisher = Publisher(settings, on_accepted=node.apply)
 
 
 @public

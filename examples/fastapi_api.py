@@ -19,7 +19,7 @@ from revoker.tokens import Verified, sign
 
 node = Node(settings := Settings.load())
 Token = Annotated[Verified, Depends(Bearer(node))]
-publisher = Publisher(settings, on_acknowledged=node.apply)
+publisher = Publisher(settings, on_accepted=node.apply)
 
 
 @asynccontextmanager

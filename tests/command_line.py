@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from revoker.cli import main
 from revoker.cli.children import die_with_parent
 from revoker.settings import ENVIRONMENT_PREFIX, environment_without_settings
+from tests.leaks import look
 
 __all__ = ["Ran", "RunningCommand", "revoker", "running"]
 
@@ -56,6 +57,7 @@ def revoker(
         logger.setLevel(level)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
+    look(result.stderr, where="standard error of a command")
     return Ran(code=result.exit_code, out=result.stdout, err=result.stderr)
 
 

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pytest
 
 from revoker.cli.embedded import EmbeddedBroker
+from tests.bad_inputs import TRIED
 from tests.brokers.apache import ApacheKafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+pytest_plugins = ("tests.leaks",)
 
 _ROOMS_WITH_BROKERS = {"broker": ("broker",), "e2e": ("broker", "e2e")}
 
@@ -47,6 +50,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         room = item.path.relative_to(tests).parts[0]
         for marker in _ROOMS_WITH_BROKERS.get(room, ()):
             item.add_marker(marker)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many generated bad inputs this run has tried."""
+    if TRIED:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(TRIED.items()))
+        terminalreporter.write_line(f"bad inputs tried: {TRIED.total()} ({kinds})")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from revoker.publisher import compose
 from revoker.settings import Settings
 from revoker.tokens import Verified, sign
 
-SECRET = "a secret for tests, long enough for HS256"
+SECRET = "s3cr3t-for-tests, long enough for HS256"
 _ids = itertools.count()
 
 

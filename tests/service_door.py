@@ -14,13 +14,15 @@ import aiohttp
 from revoker.keys import Keys, keys_from_settings
 from revoker.publisher import Publisher
 from revoker.service.app import create_app
+from revoker.service.confirmation import HEADER
 from revoker.service.server import serving
 from revoker.settings import Settings
 from revoker.tokens import Verified, Verifier
 from tests import samples
+from tests.leaks import look
 
-ROOT_SECRET = "root-secret-0123456789"
-SUPPORT_SECRET = "support-secret-012345"
+ROOT_SECRET = "s3cr3t-root-0123456789"
+SUPPORT_SECRET = "s3cr3t-support-012345"
 ADMIN_TOKENS = f"root:{ROOT_SECRET}:*,support:{SUPPORT_SECRET}:token+session"
 
 PATIENCE_S = 30.0
@@ -52,6 +54,7 @@ class Door:
         """One request, one answer."""
         async with self._session.request(method, self.origin + path, **arguments) as response:
             body = await response.read()
+            look(f"{response.headers}\n{body!r}", where=f"the answer to {method} {path.partition('?')[0]}")
             is_problem = response.content_type == "application/problem+json"
             problem = await response.json(content_type=None) if is_problem else {}
             return Answer(status=response.status, headers=response.headers.copy(), body=body, problem=problem)
@@ -65,9 +68,18 @@ class Door:
             headers["Cookie"] = f"USER_SESSION={cookie}"
         return await self.ask("POST", "/logout", headers=headers, **arguments)
 
-    async def revoke(self, body: object, *, secret: str = ROOT_SECRET) -> Answer:
-        """``POST /revocations`` with a JSON body."""
-        return await self.ask("POST", "/revocations", headers={"Authorization": f"Bearer {secret}"}, json=body)
+    async def revoke(self, body: object, *, secret: str = ROOT_SECRET, confirmation: str | None = None) -> Answer:
+        """``POST /revocations`` with a JSON body; ``confirmation``: that of the preview before."""
+        headers = {"Authorization": f"Bearer {secret}"}
+        if confirmation is not None:
+            headers[HEADER] = confirmation
+        return await self.ask("POST", "/revocations", headers=headers, json=body)
+
+    async def confirmed(self, body: object, *, secret: str = ROOT_SECRET) -> Answer:
+        """Publish a wide rule: ask, and ask again with the confirmation of the preview."""
+        preview = await self.revoke(body, secret=secret)
+        assert preview.status == 428, preview
+        return await self.revoke(body, secret=secret, confirmation=preview.problem["confirmation"])
 
     async def raw(self, *pieces: bytes) -> bytes:
         """Send bytes as they are, and read until the service closes the connection."""

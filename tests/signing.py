@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from revoker.algorithms import ALGORITHMS, Key
 from revoker.keys import StaticKeys
 
-SECRET = "a secret of sixty-four bytes, which is what HS512 asks for, no less."
+SECRET = "s3cr3t-of-sixty-four-bytes, which is what HS512 asks for, and no less."
 ASYMMETRIC = tuple(name for name, kind in ALGORITHMS.items() if kind != "secret")
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from cachetools import Cache, TLRUCache
@@ -17,6 +18,11 @@ __all__ = ["MemoryDenyList"]
 
 _EXACT: Final = tuple(kind for kind, cls in KINDS.items() if cls.exact)
 
+#: A table is written anew once it holds less than one in so many of the entries it held at most: copying what is left
+#: then costs far less than expiring the others has cost. One that never held more than ``_SMALL`` is not worth it.
+_SHRUNK: Final = 16
+_SMALL: Final = 1024
+
 
 class _Rule(NamedTuple):
     """One cut-off under a key. ``group`` tells apart what must not be merged: a subject's spared token or session, a
@@ -26,6 +32,70 @@ class _Rule(NamedTuple):
     group: str
     cutoff: int
     expires_at: int
+
+
+class _Table:
+    """Values by key, each until its own time. Written by one thread, read by any.
+
+    A dict never gives back the table of its fullest day, not even when it is empty; this one does.
+    """
+
+    __slots__ = ("_cache", "_made", "_most")
+
+    def __init__(
+        self,
+        *,
+        time_to_use: Callable[[Any, Any, float], float],
+        now_s: Callable[[], float],
+        entries: Callable[[Any], int] | None = None,
+    ) -> None:
+        self._made: Callable[[], TLRUCache[Any, Any]] = partial(
+            TLRUCache, math.inf, ttu=time_to_use, timer=now_s, getsizeof=entries
+        )
+        self._cache: TLRUCache[Any, Any] = self._made()
+        self._most = 0  # how many keys it held since it was written anew
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._cache
+
+    def __setitem__(self, key: object, value: Any) -> None:
+        self._cache[key] = value
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._cache)
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    @property
+    def entries(self) -> int:
+        return int(self._cache.currsize)
+
+    def peek(self, key: object, default: Any) -> Any:
+        # TLRUCache.__getitem__ reorders its entries on every look-up, which is not safe beside the writer's thread;
+        # Cache's does not.
+        try:
+            return Cache.__getitem__(self._cache, key)
+        except KeyError:
+            return default
+
+    def expire(self) -> bool:
+        """True if anything went."""
+        held = Cache.__len__(self._cache)  # TLRUCache's own would expire first
+        if not held or not self._cache.expire():
+            return False
+        self._most = max(self._most, held)
+        if not self._cache:
+            self._cache.clear()
+            self._most = 0
+        elif self._most > _SMALL and len(self._cache) * _SHRUNK < self._most:
+            # Complete before it takes the old one's place, so that no look-up of another thread misses an entry.
+            anew = self._made()
+            for key in self._cache:
+                anew[key] = Cache.__getitem__(self._cache, key)
+            self._cache = anew
+            self._most = len(anew)
+        return True
 
 
 class MemoryDenyList:
@@ -39,8 +109,8 @@ class MemoryDenyList:
         self._max_entries = max_entries
         self._now_s = -math.inf
         self._at_most = 0  # entries, counting some that have expired: exact counts cost more than an insertion
-        self._exact: dict[str, TLRUCache[Any, Any]] = {kind: self._store(_expiry) for kind in _EXACT}
-        self._rules: dict[str, TLRUCache[Any, Any]] = {
+        self._exact: dict[str, _Table] = {kind: self._store(_expiry) for kind in _EXACT}
+        self._rules: dict[str, _Table] = {
             kind: self._store(_latest_expiry, entries=len)
             for kind, cls in KINDS.items()
             if not cls.exact and cls is not Withdrawal
@@ -51,8 +121,8 @@ class MemoryDenyList:
         self._claim_names: dict[str, frozenset[str]] = {}
         self._key_cutoffs: dict[str, int] = {}
 
-    def _store(self, time_to_use: Any, *, entries: Any = None) -> TLRUCache[Any, Any]:
-        return TLRUCache(math.inf, ttu=time_to_use, timer=lambda: self._now_s, getsizeof=entries)
+    def _store(self, time_to_use: Any, *, entries: Any = None) -> _Table:
+        return _Table(time_to_use=time_to_use, now_s=lambda: self._now_s, entries=entries)
 
     @property
     def kinds(self) -> AbstractSet[str]:
@@ -67,7 +137,7 @@ class MemoryDenyList:
 
     def cutoff(self, key: SelectorKey, *, sid: str | None = None, jti: str | None = None) -> int | None:
         latest = None
-        for rule in _peek(self._rules[key[0]], key):
+        for rule in self._rules[key[0]].peek(key, ()):
             if latest is not None and rule.cutoff <= latest:
                 continue
             if key[0] == "subject":
@@ -100,8 +170,8 @@ class MemoryDenyList:
         elif isinstance(selector, Key | Withdrawal):
             self._note_keys()
 
-    def _raise_expiry(self, store: TLRUCache[Any, Any], key: object, expires_at: int) -> bool:
-        known = store.get(key)
+    def _raise_expiry(self, store: _Table, key: object, expires_at: int) -> bool:
+        known = store.peek(key, None)
         if expires_at <= (self._now_s if known is None else known):
             return False
         if known is None:
@@ -109,10 +179,10 @@ class MemoryDenyList:
         store[key] = expires_at
         return True
 
-    def _merge_rule(self, store: TLRUCache[Any, Any], key: SelectorKey, rule: _Rule) -> bool:
+    def _merge_rule(self, store: _Table, key: SelectorKey, rule: _Rule) -> bool:
         others = []
         known = None
-        for other in _peek(store, key):
+        for other in store.peek(key, ()):
             if other.group == rule.group:
                 known = other
             elif other.expires_at > self._now_s:
@@ -166,30 +236,21 @@ class MemoryDenyList:
         self._key_cutoffs = latest
 
     def counts(self) -> Mapping[str, int]:
-        return {kind: int(store.currsize) for kind, store in self._stores.items()}
+        return {kind: store.entries for kind, store in self._stores.items()}
 
     def in_force(self) -> Iterator[Entry]:
         for store in self._exact.values():
             for key in list(store):
-                yield Entry(key=key, expires_at=_peek(store, key))
+                yield Entry(key=key, expires_at=store.peek(key, ()))
         for kind, store in self._rules.items():
             for key in list(store):
-                for rule in _peek(store, key):
+                for rule in store.peek(key, ()):
                     if rule.expires_at <= self._now_s:
                         continue
                     if kind == "subject":
                         yield Entry(key=key, expires_at=rule.expires_at, cutoff=rule.cutoff, spared=rule.group or None)
                     elif rule.group not in self._withdrawn:
                         yield Entry(key=key, expires_at=rule.expires_at, cutoff=rule.cutoff, event_id=rule.group)
-
-
-def _peek(store: TLRUCache[Any, Any], key: object) -> Any:
-    # TLRUCache.__getitem__ reorders its entries on every look-up, which is not safe beside the writer's thread; Cache's
-    # does not.
-    try:
-        return Cache.__getitem__(store, key)
-    except KeyError:
-        return ()
 
 
 def _rule_of(revocation: Revocation) -> _Rule:

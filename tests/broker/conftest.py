@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -15,9 +17,13 @@ from revoker import topic
 from revoker.events import Session
 from revoker.publisher import Publisher
 from revoker.settings import Settings
+from tests.brokers.apache import ApacheKafka
 from tests.conftest import Broker
 
-SECRET = "a-secret-that-is-long-enough-for-hs256"
+if TYPE_CHECKING:
+    from tests.brokers.secure import SecureKafka
+
+SECRET = "s3cr3t-that-is-long-enough-for-hs256"
 
 #: Long enough for a busy machine; a passing test never waits for it.
 PATIENCE_S = 30.0
@@ -67,6 +73,31 @@ def make_apache_topic(apache: Broker, topic_name: str) -> MakeTopic:
     return make
 
 
+@pytest.fixture(scope="session")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """Apache Kafka with TLS, logins and an authorizer, shared by the session: tests make their own users and topics."""
+    from tests.brokers.secure import SecureKafka
+
+    with SecureKafka(tmp_path_factory.mktemp("secure")) as kafka:
+        yield kafka
+
+
+#: For tests of TLS connections that fail: aiokafka drops those without waiting for their end, and the loop of a short
+#: test ends first. Without the fixture the complaint would hit whichever test runs when they are collected.
+DROPS_CONNECTIONS = [
+    pytest.mark.filterwarnings("ignore:.*unclosed transport:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("dropped_connections"),
+]
+
+
+@pytest.fixture
+def dropped_connections() -> Iterator[None]:
+    """Collects, at the end of the test that dropped them, connections that nobody closed."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 async def run_node() -> AsyncIterator[Callable[[Settings], Node]]:
     """Starts nodes that end with the test."""
@@ -81,6 +112,22 @@ async def run_node() -> AsyncIterator[Callable[[Settings], Node]]:
     yield run
     for node in nodes:
         await node.close()
+
+
+@pytest.fixture(scope="session")
+def proxied_apache() -> Iterator[ApacheKafka]:
+    """One broker behind a proxy, which makes topics for anybody who asks, as Kafka does by default."""
+    if os.environ.get("REVOKER_TEST_BOOTSTRAP"):
+        pytest.skip("needs a proxy before its broker")
+    with ApacheKafka(proxied=True, properties={"auto.create.topics.enable": "true"}) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def kafka(proxied_apache: ApacheKafka) -> Iterator[ApacheKafka]:
+    """The proxied broker, to do anything to on the wire; after each test nothing is wrong with it."""
+    yield proxied_apache
+    proxied_apache.join()
 
 
 async def put(settings: Settings, *values: bytes | None, partition: int | None = None, **producer_changes: Any) -> None:

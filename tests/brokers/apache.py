@@ -12,13 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from revoker.cli.children import die_with_parent, free_ports
+from revoker.cli.children import die_with_parent
 from revoker.cli.embedded import known_brokers
 from tests.brokers.artifacts import KAFKA_VERSION, ArtifactsError, find_java, kafka_jars
+from tests.brokers.nodes import JAVA_FLAGS, LOG4J, Node, Ports, make_nodes, server_properties, source_of
+from tests.brokers.proxy import PASS, Fault, Proxy, ProxyThread
 from tests.brokers.workdir import WorkDirectory
 
 if TYPE_CHECKING:
@@ -33,62 +35,9 @@ _PROBE_PAUSE_S = 0.02
 _FORMAT_TIMEOUT_S = 60.0
 _TERM_TIMEOUT_S = 20.0
 
-_JAVA_FLAGS = ("-Xmx256m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-
-_LOG4J = """\
-rootLogger.level=WARN
-rootLogger.appenderRef.c.ref=C
-appender.c.type=Console
-appender.c.name=C
-appender.c.layout.type=PatternLayout
-appender.c.layout.pattern=%d %p %m (%c)%n
-"""
-
-# Retention acts within a second, and a killed node is back in 1.7 s instead of 10.6: it can register again only when
-# its old registration has expired.
-_QUICK: Mapping[str, str] = {
-    "auto.create.topics.enable": "false",
-    "num.partitions": "1",
-    "offsets.topic.replication.factor": "1",
-    "transaction.state.log.replication.factor": "1",
-    "transaction.state.log.min.isr": "1",
-    "group.initial.rebalance.delay.ms": "0",
-    "log.retention.check.interval.ms": "1000",
-    "log.segment.delete.delay.ms": "1000",
-    "log.initial.task.delay.ms": "1000",
-    "broker.session.timeout.ms": "1000",
-    "broker.heartbeat.interval.ms": "300",
-}
-
 
 class ApacheKafkaError(RuntimeError):
     """A node did not start, or was asked for what its state does not allow. The message holds the end of its log."""
-
-
-@dataclass(slots=True)
-class _Node:
-    number: int
-    port: int
-    controller_port: int
-    directory: Path
-    process: subprocess.Popen[bytes] | None = None
-    paused: bool = False
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def properties(self) -> Path:
-        return self.directory / "server.properties"
-
-    @property
-    def log(self) -> Path:
-        return self.directory / "server.log"
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
 
 
 class ApacheKafka:
@@ -104,6 +53,8 @@ class ApacheKafka:
     Args:
         nodes: how many. Three take 3 s to start on two cores, one takes 1.5.
         properties: server properties, added to those for quick tests or replacing them.
+        proxied: clients reach each node through a proxy, `proxy`, that can go wrong on purpose; the nodes reach each
+            other through proxies as well, so that one can be `cut_off`. Costs a client a tenth of a millisecond.
         start_timeout_s: how long starting may take until every node answers and knows all others.
         clock: monotonic seconds.
     """
@@ -113,6 +64,7 @@ class ApacheKafka:
         *,
         nodes: int = 1,
         properties: Mapping[str, str] | None = None,
+        proxied: bool = False,
         start_timeout_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -121,9 +73,11 @@ class ApacheKafka:
             raise ValueError(message)
         self._count = nodes
         self._extra = dict(properties or {})
+        self._proxied = proxied
+        self._proxies: ProxyThread | None = None
         self._start_timeout_s = start_timeout_s
         self._clock = clock
-        self._nodes: dict[int, _Node] = {}
+        self._nodes: dict[int, Node] = {}
         self._work: WorkDirectory | None = None
         self._java = ""
         self._libs = Path()
@@ -187,6 +141,14 @@ class ApacheKafka:
         if wait:
             self.wait_ready(node)
 
+    def move(self, node: int, *, port: int) -> None:
+        """Let clients reach a node that does not run at another port from its next start on, and nobody at the old."""
+        if self._node(node).running or self._proxied:
+            message = f"node {node} runs or is behind a proxy: neither can move"
+            raise ApacheKafkaError(message)
+        self._node(node).client = Ports(bound=port, advertised=port)
+        self._write_properties(self._node(node))
+
     def pause(self, node: int) -> None:
         """SIGSTOP: connections stay open and nothing is answered, as on a machine that hangs."""
         self._process(node).send_signal(signal.SIGSTOP)
@@ -196,6 +158,26 @@ class ApacheKafka:
         """SIGCONT: undo ``pause``."""
         self._process(node).send_signal(signal.SIGCONT)
         self._node(node).paused = False
+
+    def proxy(self, node: int) -> Proxy:
+        """The proxy before one node's client listener."""
+        return self._proxy(f"client{self._node(node).number}")
+
+    def cut_off(self, node: int) -> None:
+        """Cut this node off from all others, both ways, and leave clients their connections to it: a zombie, if it led.
+
+        On Linux only: who connects to whom is read from ``/proc``.
+        """
+        others = frozenset(self._nodes) - {node}
+        for number in self._nodes:
+            sources = others if number == node else frozenset({node})
+            for name in (f"controller{number}", f"internal{number}"):
+                self._proxy(name).set(Fault(kind="stall", sources=sources))
+
+    def join(self) -> None:
+        """Undo every `cut_off` and whatever else was set on any proxy."""
+        if self._proxies is not None:
+            self._proxies.set(PASS)
 
     def wait_ready(self, *nodes: int) -> None:
         """Wait until these nodes (by default all) serve and each knows as many brokers as run. May run in any thread.
@@ -208,7 +190,7 @@ class ApacheKafka:
         while waiting:
             number = waiting[0]
             alive = sum(node.running and not node.paused for node in self._nodes.values())
-            if known_brokers(self.address(number), timeout_s=1.0) >= alive > 0:
+            if known_brokers(self._node(number).own_address, timeout_s=1.0) >= alive > 0:
                 waiting.pop(0)
                 continue
             process = self._node(number).process
@@ -267,16 +249,16 @@ class ApacheKafka:
         atexit.register(self._close)
         self._work = WorkDirectory()
         work = self._work.path
-        (work / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
-        ports = free_ports(2 * self._count)
-        for number in range(1, self._count + 1):
-            port, controller_port = ports[2 * number - 2 : 2 * number]
-            self._nodes[number] = _Node(number, port, controller_port, work / f"node{number}")
-        formats: list[tuple[_Node, subprocess.Popen[bytes]]] = []
+        (work / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
+        self._nodes = make_nodes(self._count, work=work, proxied=self._proxied)
+        if self._proxied:
+            self._proxies = ProxyThread(self._make_proxies())
+            self._proxies.__enter__()
+        formats: list[tuple[Node, subprocess.Popen[bytes]]] = []
         try:
             for node in self._nodes.values():
                 node.directory.mkdir()
-                node.properties.write_text(self._server_properties(node), encoding="utf-8")
+                self._write_properties(node)
                 tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(node.properties)]
                 formats.append((node, self._run_java(node, tool)))
             for node, process in formats:
@@ -288,27 +270,31 @@ class ApacheKafka:
                 process.kill()
                 process.wait()
 
-    def _server_properties(self, node: _Node) -> str:
-        voters = ",".join(f"{other.number}@127.0.0.1:{other.controller_port}" for other in self._nodes.values())
-        lines = {
-            "process.roles": "broker,controller",
-            "node.id": str(node.number),
-            "listeners": f"PLAINTEXT://{node.address},CONTROLLER://127.0.0.1:{node.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{node.address}",
-            "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "controller.quorum.voters": voters,
-            "log.dirs": str(node.directory / "data"),
-            **_QUICK,
-            **self._extra,
-        }
-        return "".join(f"{name}={value}\n" for name, value in lines.items())
+    def _write_properties(self, node: Node) -> None:
+        text = server_properties(node, nodes=self._nodes, extra=self._extra)
+        node.properties.write_text(text, encoding="utf-8")
 
-    def _run_java(self, node: _Node, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _make_proxies(self) -> dict[str, Proxy]:
+        found: dict[str, Proxy] = {}
+        for number, node in self._nodes.items():
+            found[f"client{number}"] = Proxy(port=node.client.advertised, target_port=node.client.bound)
+            for name, ports in (("controller", node.controller), ("internal", node.internal)):
+                assert ports is not None
+                found[f"{name}{number}"] = Proxy(
+                    port=ports.advertised, target_port=ports.bound, source_of=partial(source_of, nodes=self._nodes)
+                )
+        return found
+
+    def _proxy(self, name: str) -> Proxy:
+        if self._proxies is None:
+            message = "this cluster has no proxies: make it with proxied=True"
+            raise ApacheKafkaError(message)
+        return self._proxies.proxies[name]
+
+    def _run_java(self, node: Node, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         command = [
             self._java,
-            *_JAVA_FLAGS,
+            *JAVA_FLAGS,
             f"-Dlog4j2.configurationFile={node.directory.parent / 'log4j2.properties'}",
         ]
         command += ["-cp", f"{self._libs}/*", *arguments]
@@ -323,7 +309,7 @@ class ApacheKafka:
                 process_group=0,
             )
 
-    def _spawn(self, node: _Node) -> None:
+    def _spawn(self, node: Node) -> None:
         node.process = self._run_java(node, ["kafka.Kafka", str(node.properties)])
         node.paused = False
 
@@ -331,7 +317,7 @@ class ApacheKafka:
         for node in self._nodes.values():
             self._spawn(node)
 
-    def _node(self, number: int) -> _Node:
+    def _node(self, number: int) -> Node:
         try:
             return self._nodes[number]
         except KeyError:
@@ -360,6 +346,9 @@ class ApacheKafka:
             if node.process is not None:
                 node.process.wait()
         self._nodes.clear()
+        if self._proxies is not None:
+            self._proxies.close()
+            self._proxies = None
         if self._work is not None:
             self._work.remove()
             self._work = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["KAFKA_VERSION", "ArtifactsError", "cache_directory", "find_java", "kafka_jars"]
+__all__ = ["KAFKA_VERSION", "ArtifactsError", "cache_directory", "find_java", "install_packages", "kafka_jars"]
 
 KAFKA_VERSION = "4.3.1"
 _SCALA = "2.13"
@@ -67,10 +67,10 @@ def find_java() -> str:
     """
     found = _installed_java()
     if found is None:
-        _install_packages("default-jre-headless", missing=f"Java {_OLDEST_JAVA} or newer")
+        install_packages("default-jre-headless", missing=f"Java {_OLDEST_JAVA} or newer")
         found = _installed_java()
     if found is None:  # Debian 11's default is 11, with 17 beside it
-        _install_packages("openjdk-17-jre-headless", missing=f"Java {_OLDEST_JAVA} or newer")
+        install_packages("openjdk-17-jre-headless", missing=f"Java {_OLDEST_JAVA} or newer")
         found = _installed_java()
     if found is None:
         message = f"Java {_OLDEST_JAVA} or newer was installed but is not found; name its directory with JAVA_HOME"
@@ -109,7 +109,7 @@ def _exclusive(path: Path) -> Iterator[None]:
 def _fetch(libs: Path, *, java: str) -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        _install_packages("maven", missing="Maven")
+        install_packages("maven", missing="Maven")
         maven = shutil.which("mvn")
     if maven is None:
         message = "Maven was installed but `mvn` is not on the PATH"
@@ -162,7 +162,7 @@ def _java_version(java: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _install_packages(*packages: str, missing: str) -> None:
+def install_packages(*packages: str, missing: str) -> None:
     """Install Debian packages as root or through a sudo that asks nothing.
 
     Raises:

@@ -18,9 +18,9 @@ class WorkDirectory:
     Making one removes those that earlier owners could not: theirs is the lock that nobody holds any more.
     """
 
-    def __init__(self) -> None:
-        _remove_abandoned()
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    def __init__(self, *, prefix: str = _PREFIX) -> None:
+        _remove_abandoned(prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
         self._lock = (self.path / "lock").open("w", encoding="ascii")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -30,8 +30,8 @@ class WorkDirectory:
         self._lock.close()
 
 
-def _remove_abandoned() -> None:
-    for work in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+def _remove_abandoned(prefix: str) -> None:
+    for work in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         try:
             with (work / "lock").open("r+", encoding="ascii") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

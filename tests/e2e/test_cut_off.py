@@ -14,6 +14,7 @@ from revoker.publisher import Publisher
 from revoker.tokens import Verifier
 from tests.broker.conftest import PATIENCE_S, SECRET, settings_for
 from tests.conftest import Broker
+from tests.leaks import look
 from tests.samples import token
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ async def run(lose: str, apache: Broker, topic_name: str) -> list[dict[str, str]
     )
     async with asyncio.timeout(2 * PATIENCE_S):
         output, errors = await process.communicate()
+    look(errors, where="standard error of the node")
     assert process.returncode == 0, errors.decode()
     return [json.loads(line) for line in output.splitlines()]
 

@@ -18,6 +18,7 @@ import pytest
 from revoker.settings import environment_without_settings
 from tests.command_line import revoker
 from tests.conftest import Broker
+from tests.leaks import look
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes left behind in /proc")
 
@@ -61,6 +62,7 @@ def left_behind(session: int) -> list[str]:
 def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Both outputs, once it has ended by itself and left nothing behind."""
     out, err = process.communicate(timeout=60)
+    look(err, where="standard error of the demo")
     assert left_behind(process.pid) == []
     return out, err
 

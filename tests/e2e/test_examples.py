@@ -17,6 +17,7 @@ from revoker import topic
 from revoker.cli.children import die_with_parent, free_ports
 from tests.broker.conftest import PATIENCE_S, SECRET, settings_for
 from tests.conftest import Broker
+from tests.leaks import look
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LONGEST_LINES = 60
@@ -51,6 +52,7 @@ async def running(script: str, *, bootstrap: str, topic_name: str, log: Path) ->
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+    look(said(log), where="what the example wrote")
     assert "Traceback" not in said(log), said(log)
 
 

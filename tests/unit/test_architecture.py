@@ -18,22 +18,35 @@ PACKAGES = ("revoker", "consumers")
 #: Where each library may be imported: modules, or rooms with all modules in them. One owner, one place to change.
 OWNERS = {
     "jwt": {"revoker.tokens", "revoker.keys"},
-    "cryptography": {"revoker.tokens", "revoker.keys", "revoker.algorithms", "revoker.pem", "revoker.cli"},
+    "cryptography": {
+        "revoker.tokens",
+        "revoker.keys",
+        "revoker.algorithms",
+        "revoker.pem",
+        "revoker.signature",
+        "revoker.secured",
+        "revoker.cli",
+    },
     "cachetools": {"consumers.denylist.memory"},
     "aiokafka": {
         "revoker.kafka",
         "revoker.cluster",
         "revoker.topic",
         "revoker.diagnosis",
-        "revoker.publisher",
+        "revoker.heartbeat",
+        "revoker.sender",
+        "revoker.oauth",
+        "revoker.rights",
         "consumers.follower",
+        "consumers.slices",
+        "consumers.watch",
     },
-    "aiohttp": {"revoker.service", "revoker.cli", "consumers.aiohttp"},
+    "aiohttp": {"revoker.service", "revoker.cli", "revoker.oauth", "consumers.aiohttp"},
     "fastapi": {"consumers.fastapi"},
     "starlette": {"consumers.fastapi"},
     "click": {"revoker.cli"},
     "prometheus_client": {"revoker.health"},
-    "sqlite3": set(),
+    "sqlite3": {"revoker.outbox"},
 }
 
 #: What an API node may use of the publishing side.
@@ -52,6 +65,9 @@ SHARED = {
         "cluster",
         "topic",
         "health",
+        "signature",
+        "trust",
+        "trustfile",
     )
 } | {"revoker.diagnosis", "revoker.contract"}
 

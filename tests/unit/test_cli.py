@@ -12,11 +12,24 @@ from revoker.events import KINDS
 from revoker.settings import table as settings_table
 from tests.command_line import revoker
 
-SECRET = "a-secret-that-is-long-enough-for-hs256"
+SECRET = "s3cr3t-that-is-long-enough-for-hs256"
 HS256 = {"REVOKER_ALGORITHMS": "HS256", "REVOKER_KEY_SECRET": SECRET, "REVOKER_ISSUER": "https://id.example"}
 NOBODY = {"REVOKER_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
 
-COMMANDS = ["demo", "serve", "node", "revoke", "check", "replay", "tail", "topic", "token", "settings", "completion"]
+COMMANDS = [
+    "demo",
+    "serve",
+    "node",
+    "revoke",
+    "check",
+    "replay",
+    "tail",
+    "topic",
+    "outbox",
+    "token",
+    "settings",
+    "completion",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ from revoker.errors import SettingsError
 from revoker.events import KINDS
 from revoker.service.admins import admins_from_setting, identify
 
-SECRET = "s3cret-s3cret-s3cret"
+SECRET = "s3cr3t-s3cr3t-s3cr3t"
 OTHER = "an0ther-an0ther-an0ther"
 
 

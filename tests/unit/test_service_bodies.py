@@ -184,3 +184,25 @@ def test_a_long_unknown_name_is_not_repeated_whole() -> None:
     """The message about an unknown field stays short however long its name is."""
     problem = refused(logout.parse, msgspec.json.encode({"x" * 5000: 1}), media_type=bodies.JSON)
     assert len(problem.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"kind":"all","kind":"all"}', "'kind'"),
+        (b'{"kind":"all","\\u006bind":"token"}', "'kind'"),
+        (b'{"reason":{"a":1,"a":2}}', "'a'"),
+        (b'{"reason":[{"a":' + b"9" * 5000 + b',"a":1e999999}]}', None),
+    ],
+)
+def test_a_name_stands_but_once(body: bytes, name: str | None) -> None:
+    """Whoever read the body on its way may have taken the other value, whatever its spelling; numbers do not matter."""
+    problem = refused(bodies.fields_of_json, body)
+    assert problem.status == (400 if name is None else 422)
+    if name is not None:
+        assert f"The field {name} stands twice" in problem.detail
+
+
+def test_equal_names_in_different_objects_are_none_that_repeats() -> None:
+    """Only within one object does a name have to be unique."""
+    assert bodies.fields_of_json(b'{"a":{"b":1},"c":{"b":123456789012345678901234567890}}')["a"] == {"b": 1}

@@ -17,6 +17,7 @@ from revoker.service.app import create_app
 from revoker.service.openapi import document
 from revoker.tokens import Verifier
 from tests import samples
+from tests.service_door import ROOT_SECRET, open_door, without_kafka
 
 
 def described(**changes: object) -> dict[str, Any]:
@@ -66,6 +67,32 @@ def test_the_described_body_is_the_one_that_is_read() -> None:
         {"kind": "claim", "iss": "i", "claim": "tenant", "value": ["a"]},
     ]
     assert [validator.is_valid(body) for body in good + bad] == [True] * len(good) + [False] * len(bad)
+
+
+async def test_a_preview_is_what_the_document_says() -> None:
+    """The answer 428 to each wide kind fits its schema, and its header is described by the name that is read."""
+    found = described()
+    responses = found["paths"]["/revocations"]["post"]["responses"]
+    (content,) = responses["428"]["content"].values()
+    assert content["schema"] == {"$ref": "#/components/schemas/Unconfirmed"}
+    schema = {**found["components"]["schemas"]["Unconfirmed"], "components": found["components"]}
+    bodies: dict[str, dict[str, str]] = {
+        "client": {"client_id": "c"},
+        "claim": {"claim": "tenant", "value": "acme"},
+        "key": {"kid": "k"},
+        "issuer": {},
+        "all": {},
+    }
+    (header,) = found["paths"]["/revocations"]["post"]["parameters"]
+    async with open_door(without_kafka()) as door:
+        for kind, fields in bodies.items():
+            body = {"kind": kind, **fields} | ({} if kind == "all" else {"iss": ""})
+            answer = await door.revoke(body)
+            assert answer.status == 428
+            jsonschema.validate(answer.problem, schema, cls=jsonschema.Draft202012Validator)
+            assert len(answer.problem["confirmation"]) <= header["schema"]["maxLength"]
+            headers = {"Authorization": f"Bearer {ROOT_SECRET}", header["name"]: answer.problem["confirmation"]}
+            assert (await door.ask("POST", "/revocations", json=body, headers=headers)).status == 503
 
 
 def test_every_kind_is_described() -> None:

@@ -112,7 +112,7 @@ async def test_malformed_http_is_not_quoted(door: Door, junk: str, caplog: pytes
 async def test_no_token_and_no_secret_is_ever_logged(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever is asked, with good and with bad credentials, the log holds none of them."""
     caplog.set_level(logging.DEBUG)
-    good, bad = samples.token(), samples.token(secret="another secret that signs this one")
+    good, bad = samples.token(), samples.token(secret="s3cr3t-another that signs this one")
     for token in (good, bad):
         await door.logout(token, json={"scope": "everywhere"})
         await door.logout(cookie=token)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from tests.bad_inputs import LEAST
+
 _TESTS = Path(__file__).parents[1]
 
 
@@ -18,3 +20,8 @@ def test_every_test_says_what_it_holds() -> None:
         if node.name.startswith("test_") and not ast.get_docstring(node)
     ]
     assert silent == []
+
+
+def test_at_least_ten_thousand_bad_inputs_are_generated() -> None:
+    """What the generators of bad inputs promise each, and `tried` holds them to, comes to ten thousand."""
+    assert sum(LEAST.values()) >= 10_000

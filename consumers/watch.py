@@ -1,0 +1,148 @@
+"""Asks the brokers, beside the reading, what no fetch tells: who leads, is it still the same topic, does it keep its
+contract.
+
+An old leader that was cut off from its cluster, or that became a follower, goes on answering empty fetches that look
+perfect. A topic deleted and made again restarts its offsets. A retention somebody shortened deletes revocations that
+are still needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from aiokafka.client import AIOKafkaClient
+
+from consumers.freshness import Freshness, Question
+from revoker.cluster import TopicView, look, newer_leader, permitted
+from revoker.errors import BrokerError, BrokerUnreachable
+from revoker.settings import Settings
+from revoker.topic import Report, check_with, enforce
+
+__all__ = ["CONTRACT_EVERY_ROUNDS", "TopicReplaced", "Watch"]
+
+#: How soon the brokers may be asked again when something waits for the answer.
+_ASK_AGAIN_S = 0.25
+
+#: The topic's settings are looked at again after so many questions who leads: by default once a minute.
+CONTRACT_EVERY_ROUNDS = 12
+
+
+class TopicReplaced(BrokerError):
+    """The topic was deleted and made again, or its partitions changed: positions in the old one mean nothing in the
+    new.
+    """
+
+
+class Watch:
+    """The questions of one session. ``first`` and ``report``: what the brokers said at its start.
+
+    ``noted`` is called with what is newly known after each question, ``checked`` after each look at the contract. Set
+    ``ask_now`` when an answer would change the state.
+    """
+
+    def __init__(
+        self,
+        client: AIOKafkaClient,
+        *,
+        settings: Settings,
+        freshness: Freshness,
+        first: TopicView,
+        report: Report,
+        noted: Callable[[TopicView | None], None],
+        checked: Callable[[Report], None],
+    ) -> None:
+        self.ask_now: asyncio.Event = asyncio.Event()
+        self._client = client
+        self._settings = settings
+        self._freshness = freshness
+        self._first = first
+        self._report = report
+        self._noted = noted
+        self._checked = checked
+        #: The highest leader epoch seen so far, by partition.
+        self._epochs = {number: one.leader_epoch for number, one in first.partitions.items()}
+
+    async def run(self) -> None:
+        """Ask now and then; again, at growing distances, while the answers confirm nothing; at once when told to.
+
+        Ends only by raising: TopicReplaced, TopicMissing, NotPermitted, ContractViolated, or another BrokerError that
+        a new session has to look into.
+        """
+        interval_s = self._settings.watch_s
+        rounds = 0
+        doubts = 0
+        while True:
+            self.ask_now.clear()
+            question = self._freshness.asking()
+            view: TopicView | None = None
+            confirmed = False
+            try:
+                view = await look(
+                    self._client,
+                    self._settings.topic,
+                    timeout_s=min(interval_s, self._settings.request_timeout_s),
+                )
+            except BrokerUnreachable as error:
+                self._freshness.unconfirmed(str(error))
+            else:
+                confirmed = self._judge(view, question)
+            self._noted(view)
+            rounds += 1
+            if view is not None and rounds >= CONTRACT_EVERY_ROUNDS:
+                rounds = 0
+                await self._check_contract(view)
+            # A whole interval after an election, before the new leader's polls are confirmed, would cost the node its
+            # bound: a failover takes most of it already.
+            doubts = 0 if confirmed else doubts + 1
+            wait_s = interval_s if confirmed else min(_ASK_AGAIN_S * 2 ** min(doubts - 1, 10), interval_s)
+            await asyncio.sleep(min(_ASK_AGAIN_S, wait_s))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, wait_s - _ASK_AGAIN_S)):
+                    await self.ask_now.wait()
+
+    def _judge(self, view: TopicView, question: Question) -> bool:
+        """Whether the brokers' answers confirm what was polled."""
+        permitted(view, "Read")
+        first, freshness, epochs = self._first, self._freshness, self._epochs
+        if view.topic_id != first.topic_id:
+            raise TopicReplaced(
+                f"topic {view.topic} was deleted and made again: replaying the new one from its beginning"
+            )
+        if set(view.partitions) != set(first.partitions):
+            raise TopicReplaced(
+                f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: "
+                "replaying all of them"
+            )
+        elected = [number for number, one in view.partitions.items() if one.leader_epoch != epochs[number]]
+        for number in elected:
+            epochs[number] = max(epochs[number], view.partitions[number].leader_epoch)
+            freshness.elected(number)
+        if elsewhere := newer_leader(view, known=question.leaders):
+            number, leader = next(iter(elsewhere.items()))
+            freshness.unconfirmed(
+                f"partition {number} is led by broker {leader}, read from broker {question.leaders[number]}"
+            )
+            self._client.force_metadata_update()
+        elif 2 * view.answered <= view.asked:
+            # Fewer than half could all be cut off together with an old leader, and agree with it.
+            freshness.unconfirmed(f"only {view.answered} of {view.asked} brokers said who leads")
+        elif view.dissenting:
+            freshness.unconfirmed(f"{view.dissenting} of {view.answered} brokers see another topic of this name")
+        elif elected:
+            freshness.unconfirmed("an election took place since the brokers were last asked")
+        else:
+            freshness.confirmed(question)
+            return True
+        return False
+
+    async def _check_contract(self, view: TopicView) -> None:
+        try:
+            report = await check_with(self._client, settings=self._settings, view=view)
+        except BrokerUnreachable:
+            return  # that brokers are away is the next question's to tell
+        self._checked(report)
+        if report.violations != self._report.violations:  # else the same lines would be logged once a minute
+            enforce(report, mode=self._settings.topic_check)
+            self._report = report
