@@ -64,7 +64,8 @@ def wanted(settings: Settings) -> dict[str, str]:
         "min.insync.replicas": str(settings.topic_min_insync_replicas),
         "segment.ms": str(settings.topic_segment_s * 1000),
         "max.message.bytes": "1048588",
-        "compression.type": "producer",
+        # With "producer" one batch in a codec a node lacks keeps that node from being ready, whoever wrote it.
+        "compression.type": "uncompressed",
     }
 
 
@@ -138,7 +139,7 @@ def _rules(settings: Settings) -> tuple[_Rule, ...]:
         ),
         rule(
             "compression.type",
-            "producer, uncompressed or gzip",
+            "uncompressed, gzip or producer",
             # What needs a package that not every node may have is judged apart, by what this process can read.
             lambda value: value in ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"),
             "nodes could not read the records",
@@ -229,10 +230,10 @@ def _compression(settings: Settings, configs: Mapping[str, str | None], readable
         Violation(
             setting="compression.type",
             actual=codec,
-            wanted="producer, uncompressed or gzip",
+            wanted="uncompressed or gzip",
             loses="a node without the package cramjam can read nothing; this process "
             f"{'has it' if here else 'is such a one'}",
-            cure=f"{_alter(settings, 'compression.type', 'producer')}; or, on every node, pip install cramjam",
+            cure=f"{_alter(settings, 'compression.type', 'uncompressed')}; or, on every node, pip install cramjam",
             severity="unproven" if here else "loss",
         )
     ]
@@ -247,6 +248,14 @@ def _advice(settings: Settings, configs: Mapping[str, str | None], least_in_sync
             Violation(setting=setting, actual=actual, wanted=must_be, loses=loses, cure=cure, severity="advice")
         )
 
+    if configs.get("compression.type") == "producer":
+        advise(
+            "compression.type",
+            "uncompressed",
+            "one batch compressed with zstd, lz4 or snappy keeps every node without the package cramjam from being "
+            "ready",
+            _alter(settings, "compression.type", "uncompressed"),
+        )
     if configs.get("cleanup.policy") == "":
         advise(
             "cleanup.policy",

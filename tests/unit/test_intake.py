@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Raw:
     partition: int = 0
     offset: int = 0
     timestamp: int = NOW * 1000
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Bench:

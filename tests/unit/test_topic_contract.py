@@ -138,6 +138,7 @@ def test_a_codec_read_here_is_unproven_elsewhere() -> None:
         ({"segment.ms": "604800000"}, "segment.ms"),
         ({"segment.ms": "1000"}, "segment.ms"),
         ({"remote.storage.enable": "true"}, "remote.storage.enable"),
+        ({"compression.type": "producer"}, "compression.type"),
     ],
 )
 def test_what_only_costs_is_advice(changes: dict[str, str], setting: str) -> None:
