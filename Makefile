@@ -79,6 +79,12 @@ lock: ## pin everything anew: runtime, demo, dev, for every platform, with hashe
 bench-propagation: $(STAMP) broker ## from revoke() to the refusal of the last of 8 nodes, beside bare Kafka
 	@$(BIN)/python -m benchmarks.propagation --nodes 8
 
+FAULTS ?= 200
+SEED ?= 7
+.PHONY: chaos
+chaos: $(STAMP) broker ## FAULTS=200 faults by the schedule of SEED=7 on three brokers, a service and five nodes; judged
+	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED) $(CHAOS_ARGS)
+
 .PHONY: clean
 clean: ## remove .venv and every cache in this directory
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
