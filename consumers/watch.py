@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 
 from aiokafka.client import AIOKafkaClient
@@ -103,7 +104,7 @@ class Watch:
                     await self.ask_now.wait()
 
     def _judge(self, view: TopicView, question: Question) -> bool:
-        """Whether the brokers' answers confirm what was polled."""
+        """Whether the brokers' answers confirm a poll of every partition."""
         permitted(view, "Read")
         first, freshness, epochs = self._first, self._freshness, self._epochs
         if view.topic_id != first.topic_id:
@@ -134,7 +135,8 @@ class Watch:
             freshness.unconfirmed("an election took place since the brokers were last asked")
         else:
             freshness.confirmed(question)
-            return True
+            # After a doubt there may be no poll yet that a good answer could confirm.
+            return all(math.isfinite(question.polled_at[number]) for number in view.partitions)
         return False
 
     async def _check_contract(self, view: TopicView) -> None:

@@ -119,6 +119,8 @@ class Delivery:
     def check(self) -> Check:
         """For ``/readyz``. What waits, and why, is told; only an outbox that cannot store fails it."""
         check = self._outbox.check()
+        if check.ok and self._task is None:  # what waits in it has not been told to ``on_accepted`` yet
+            return Check(name=check.name, ok=False, detail="not opened yet")
         problem = self._relay.problem
         if check.ok and problem is not None and self._outbox.counts.waiting:
             check = Check(name=check.name, ok=True, detail=f"{check.detail}: {problem}")

@@ -185,11 +185,13 @@ class Publisher:
 
     async def close(self) -> None:
         """Disconnect. What was acknowledged or stored stays so; what was not has already raised."""
-        if self.delivery is not None:
-            await self.delivery.stop()
-        await self.sender.close()
-        if self.delivery is not None:
-            await self.delivery.close()
+        try:
+            if self.delivery is not None:
+                await self.delivery.stop()
+            await self.sender.close()
+        finally:
+            if self.delivery is not None:
+                await self.delivery.close()
 
     async def probe(self) -> None:
         """Connect if need be and ask the brokers for the topic: returns if revocations can probably be published now,

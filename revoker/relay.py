@@ -145,24 +145,27 @@ class Relay:
         self._after = rows[-1].seq if rows and self._landed else 0
         return bool(rows)
 
-    async def _send(self, rows: Sequence[Waiting]) -> Sequence[Landed | PublishError]:
+    async def _send(self, rows: Sequence[Waiting]) -> list[Landed | PublishError]:
         """The outcome of each. One that is ``lasting`` is about that very record, not about others of its batch."""
         try:
             outcomes = await self._sender.send_all(rows)
-            if len(rows) == 1 or not any(isinstance(one, PublishError) and one.lasting for one in outcomes):
-                return outcomes
-            # One of them is refused for what it is, and took the others of its batch with it.
-            blocked = NotAccepted("not sent: an event before it was not delivered")
-            outcomes = [one if isinstance(one, Landed) else blocked for one in outcomes]
-            for index, row in enumerate(rows):
-                if outcomes[index] is blocked:
-                    (outcome,) = await self._sender.send_all([row])
-                    outcomes[index] = outcome
-                    if isinstance(outcome, PublishError) and not outcome.lasting:
-                        break
         except NotAccepted as error:
             return [error] * len(rows)
-        return outcomes
+        if len(rows) == 1 or not any(isinstance(one, PublishError) and one.lasting for one in outcomes):
+            return outcomes
+        # One of them is refused for what it is, and took the others of its batch with it.
+        blocked = NotAccepted("not sent: an event before it was not delivered")
+        singly: list[Landed | PublishError] = []
+        stopped = False
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if isinstance(outcome, Landed):
+                singly.append(outcome)
+            elif stopped:
+                singly.append(blocked)
+            else:
+                singly += await self._send([row])
+                stopped = isinstance(singly[-1], PublishError) and not singly[-1].lasting
+        return singly
 
     async def _settle(self, rows: Sequence[Waiting], outcomes: Sequence[Landed | PublishError], began: float) -> None:
         failed: dict[str, str] = {}

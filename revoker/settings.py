@@ -23,6 +23,10 @@ __all__ = ["ENVIRONMENT_PREFIX", "Row", "Settings", "environment_without_setting
 
 T = TypeVar("T")
 
+#: The largest number any setting may be: 31 years in seconds, a gibibyte. Beyond lie typing errors, and numbers that
+#: Kafka, the event loop and the wire format do not take.
+_MOST = 1_000_000_000
+
 
 def _row(default: T, help_text: str, *, secret: bool = False, at_least: float | None = None) -> T:
     """One row of the table. ``at_least`` is the least a number may be."""
@@ -157,11 +161,7 @@ class Settings:
             value = convert(
                 column.name, getattr(self, column.name), hint=hints[column.name], secret=column.metadata["secret"]
             )
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SettingsError(f"{column.name} is {value}, must be a finite number")
-            at_least = column.metadata["at_least"]
-            if at_least is not None and not value >= at_least:
-                raise SettingsError(f"{column.name} is {value}, must be at least {at_least}")
+            _check_number(column.name, value, at_least=column.metadata["at_least"])
             object.__setattr__(self, column.name, value)
         if self.topic_min_insync_replicas > self.topic_replication_factor:
             raise SettingsError(
@@ -213,7 +213,7 @@ class Settings:
     def listen_address(self) -> tuple[str, int]:
         """``listen`` as host and port."""
         host, colon, port = self.listen.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
             raise SettingsError(f"listen is {self.listen!r}, must be HOST:PORT such as 0.0.0.0:8080")
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what `:8080` means everywhere
 
@@ -291,6 +291,17 @@ def sources(
 def environment_without_settings() -> dict[str, str]:
     """This process's environment without revoker's variables: for a child process that is given settings of its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+
+
+def _check_number(name: str, value: object, *, at_least: float | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} is {value}, must be a finite number")
+    if value > _MOST:
+        raise SettingsError(f"{name} is too large, must be at most {_MOST}")
+    if at_least is not None and not value >= at_least:
+        raise SettingsError(f"{name} is {max(value, -_MOST)}, must be at least {at_least}")
 
 
 def _names() -> Names:

@@ -14,12 +14,15 @@ import msgspec
 
 from revoker.errors import SettingsError
 
-__all__ = ["ENVIRONMENT_PREFIX", "Names", "convert", "merged", "words"]
+__all__ = ["ENVIRONMENT_PREFIX", "Names", "convert", "merged", "secret_in", "words"]
 
 ENVIRONMENT_PREFIX: Final = "REVOKER_"
 
 #: Names under the prefix that are no settings: the name of the settings file, and what the test suite reads.
 _RESERVED: Final = ("CONFIG", "TEST_")
+
+#: Most of a wrong value or name that a message quotes. Long enough for any path that somebody would type.
+_SHOWN_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ def merged(
         found |= {name: (value, "file") for name, value in _from_file(Path(file), names).items()}
     found |= {name: (value, "environment") for name, value in _from_environment(environ, names).items()}
     for name, value in arguments.items():
-        _known(name, f"argument {name}", names)
+        _known(name, f"argument {_named(name)}", names)
         if value is not None:
             found[name] = (value, "argument")
     return found
@@ -52,10 +55,12 @@ def merged(
 def _from_file(path: Path, names: Names) -> dict[str, object]:
     try:
         found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"settings file {path}: {error}") from error
+    except RecursionError:
+        raise SettingsError(f"settings file {_named(path)}: nested too deeply") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, no TOML, no path, a number of thousands of digits
+        raise SettingsError(f"settings file {_named(path)}: {_why(error)}") from error
     for name in found:
-        _known(name, f"{name} in {path}", names)
+        _known(name, f"{_named(name)} in {_named(path)}", names)
     return found
 
 
@@ -72,24 +77,33 @@ def _from_environment(environ: Mapping[str, str], names: Names) -> dict[str, obj
         if name.endswith("_file") and name.removesuffix("_file") in names.secret:
             secret_files[name.removesuffix("_file")] = value
             continue
-        _known(name, variable, names)
+        _known(name, _named(variable), names)
         found[name] = value
     for name, path in secret_files.items():
         if name in found:
             raise SettingsError(
                 f"both {ENVIRONMENT_PREFIX}{name.upper()} and {ENVIRONMENT_PREFIX}{name.upper()}_FILE are set: keep one"
             )
-        try:
-            found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{ENVIRONMENT_PREFIX}{name.upper()}_FILE: {error}") from error
+        found[name] = secret_in(path, said=f"{ENVIRONMENT_PREFIX}{name.upper()}_FILE")
     return found
+
+
+def secret_in(path: str, *, said: str) -> str:
+    """The secret in a file, without the line end. ``said``: what named the file, for the SettingsError that is raised
+    if it cannot be read.
+    """
+    try:
+        return Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        # What is no absolute path may be the secret itself, given where the name of its file belongs.
+        shown = f": {_named(path)}" if path.startswith("/") else ""
+        raise SettingsError(f"{said}: {_why(error)}{shown}") from None
 
 
 def _known(name: str, said: str, names: Names) -> None:
     if name in names.all:
         return
-    near = difflib.get_close_matches(name, names.all, n=1)
+    near = difflib.get_close_matches(name[:_SHOWN_CHARS], names.all, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; `revoker settings` lists them all"
     raise SettingsError(f"unknown setting {said}{hint}")
 
@@ -97,7 +111,8 @@ def _known(name: str, said: str, names: Names) -> None:
 def convert(name: str, value: object, *, hint: Any, secret: bool) -> Any:
     """The value in the type of its row; text is parsed as environment variables are written.
 
-    Raises SettingsError naming the setting, and quoting the value unless it is ``secret``.
+    Raises SettingsError naming the setting, and quoting the value unless it is ``secret``. Text other than a secret may
+    hold no control characters.
     """
     optional = NoneType in get_args(hint) if get_origin(hint) in (Union, UnionType) else False
     if isinstance(value, str):
@@ -108,6 +123,7 @@ def convert(name: str, value: object, *, hint: Any, secret: bool) -> Any:
         elif hint is bool:
             value = value.lower()
     try:
+        _check_characters(name, value, secret=secret)
         if hint is bool and isinstance(value, str):
             return {
                 "true": True,
@@ -120,9 +136,43 @@ def convert(name: str, value: object, *, hint: Any, secret: bool) -> Any:
                 "off": False,
             }[value]
         return msgspec.convert(value, hint, strict=not isinstance(value, str))
-    except (msgspec.ValidationError, KeyError):
-        shown = "a malformed value" if secret else repr(value)
-        raise SettingsError(f"{name} is {shown}, must be {words(hint)}") from None
+    except (msgspec.ValidationError, KeyError, OverflowError):
+        raise SettingsError(f"{name} is {_shown(value, secret=secret)}, must be {words(hint)}") from None
+
+
+def _check_characters(name: str, value: object, *, secret: bool) -> None:
+    """Text becomes a path, a header, a line in a log or a name in Kafka: none may hold what ends or hides one."""
+    for text in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(text, str):
+            continue
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise SettingsError(f"{name} holds bytes that are no UTF-8")
+        if not secret and any(character < " " or character == "\x7f" for character in text):
+            raise SettingsError(f"{name} holds a control character")
+
+
+def _shown(value: object, *, secret: bool) -> str:
+    """A wrong value as it may be printed."""
+    if secret:
+        return "a malformed value"
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, dict | list) for part in value)):
+        # In TOML whatever follows the head of a table is part of it: any secret may be in there.
+        return "a table"
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+def _named(name: object) -> str:
+    """A name or a path in a message: as it is, unless it is too long or would not be one line of plain text."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= _SHOWN_CHARS else _shown(text, secret=False)
+
+
+def _why(error: OSError | ValueError) -> str:
+    return error.strerror or "cannot be read" if isinstance(error, OSError) else _named(error)
 
 
 def words(hint: Any) -> str:

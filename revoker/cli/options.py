@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from revoker.cli import logs
-from revoker.errors import SettingsError
 from revoker.settings import Row, Settings, sources, table
+from revoker.sources import secret_in
 
 __all__ = [
     "CONTRACT",
@@ -111,10 +110,7 @@ class SettingOption(click.Option):
         if value is None:
             return
         if self.row.secret:
-            try:
-                value = Path(value).read_text("utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"{self.opts[0]}: {error}") from error
+            value = secret_in(value, said=self.opts[0])
         context.meta.setdefault(_GIVEN, {})[self.row.name] = value
 
 

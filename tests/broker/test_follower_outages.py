@@ -53,27 +53,6 @@ async def test_a_node_says_stale_within_its_bound_when_the_broker_dies(
     assert knows(node, "s2")
 
 
-async def test_a_leaders_death_in_a_cluster_does_not_stop_revocations(
-    start_apache: StartApache, run_node: RunNode
-) -> None:
-    """Three brokers, the leader killed: a revocation published through the new leader is enforced, and the node is live
-    again.
-    """
-    kafka = start_apache(nodes=3, properties={"broker.session.timeout.ms": "2000"})
-    settings = settings_for(
-        kafka.bootstrap, "t", topic_replication_factor=3, topic_min_insync_replicas=2, publish_timeout_s=20.0
-    )
-    await topic.create(settings)
-    node = run_node(settings)
-    await node.wait_ready(timeout_s=PATIENCE_S)
-    view = node.follower.view
-    assert view is not None
-    kafka.kill(view.partitions[0].leader)
-    await revoke_sessions(settings, "s1")
-    await eventually(lambda: knows(node, "s1"), "the revocation arrives through the new leader")
-    await node.wait_ready(timeout_s=PATIENCE_S)
-
-
 async def test_a_leader_elected_again_between_two_questions_is_proved_anew(
     start_apache: StartApache, run_node: RunNode
 ) -> None:

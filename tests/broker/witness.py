@@ -45,6 +45,7 @@ class Witness:
         self._publisher = Publisher(settings)
         self._pending: dict[str, float] = {}
         self._known: list[str] = []
+        self._live_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -81,6 +82,8 @@ class Witness:
             lambda: not any(name in self._pending for name in mark), f"all known; {self._node.freshness.why()}"
         )
         await self._node.wait_ready(timeout_s=PATIENCE_S)
+        since = time.monotonic()
+        await eventually(lambda: self._live_at > since, "a look at the live node")
 
     async def acknowledges(self, more: int = 1) -> None:
         """Return when so many more revocations have been acknowledged."""
@@ -105,13 +108,13 @@ class Witness:
 
     async def _look(self) -> None:
         bound_s = self._settings.staleness_bound_s
-        live_at = time.monotonic()
+        self._live_at = time.monotonic()
         while True:
             now = time.monotonic()
             live = self._node.freshness.state is State.LIVE
             if live:
-                self.not_live_s = max(self.not_live_s, now - live_at)
-                live_at = now
+                self.not_live_s = max(self.not_live_s, now - self._live_at)
+                self._live_at = now
             elif (why := self._node.freshness.why()) not in self.reasons:
                 self.reasons.append(why)
             for name in [name for name in self._pending if knows(self._node, name)]:

@@ -30,7 +30,8 @@ _TURN_S: Final = 0.05
 _HTTP_CHECKS_PER_S: Final = 5.0
 #: Longer than the service takes to give up on a broker.
 _PATIENCE_S: Final = 15.0
-_AT_ONCE: Final = 200
+#: What a token is refused with that an earlier request, of unknown outcome, has revoked.
+_REVOKED: Final = "was revoked"
 _WITH_CUTOFF: Final = ("subject", "client")
 #: What a wide rule is answered first, and the header that confirms it.
 _CONFIRM: Final = 428
@@ -124,18 +125,18 @@ class Load:
         await asyncio.sleep(wait_s)
         while True:
             await self.going.wait()
-            state = await self._ask(logout)
+            state, detail = await self._ask(logout)
             if state in ("acknowledged", "stored") and self._chance.random() < _RETURNING_SHARE:
                 await self._returns(logout)
             if state in ("acknowledged", "stored") and self._chance.random() < _REPEATING_SHARE:
                 await asyncio.sleep(self._chance.uniform(1.0, 15.0))
                 await self.going.wait()
                 await self._ask(logout)
-            if state in ("acknowledged", "stored") or time.time() > logout.exp:
+            if state in ("acknowledged", "stored") or time.time() > logout.exp or _REVOKED in detail:
                 return state
             await asyncio.sleep(self._chance.uniform(0.5, 2.0))
 
-    async def _ask(self, logout: Logout) -> Outcome:
+    async def _ask(self, logout: Logout) -> tuple[Outcome, str]:
         self._under_way += 1
         asked_at = time.monotonic()
         event_id, incarnation = "", self._incarnation()
@@ -164,7 +165,7 @@ class Load:
         )
         self.outcomes[state] += 1
         self.disk_full += "disk is full" in detail
-        return state
+        return state, detail
 
     async def _returns(self, logout: Logout) -> None:
         """Somebody with a copy of the token tries to use it: the process that accepted the revocation refuses at once.
@@ -269,7 +270,7 @@ class Load:
         token = user.tokens[0]
         self._tokens.write(_encoder.encode(token) + b"\n")
         logout = Logout(after_s=0, kind="token", tokens=(token.name,), exp=token.exp, bearer=token.jwt, scope="token")
-        return token.name if await self._ask(logout) in ("acknowledged", "stored") else None
+        return token.name if (await self._ask(logout))[0] in ("acknowledged", "stored") else None
 
 
 _encoder = msgspec.json.Encoder()
@@ -308,7 +309,7 @@ def _application(load: Load) -> web.Application:
 async def _main(config: LoadConfig) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    connector = aiohttp.TCPConnector(limit=_AT_ONCE)
+    connector = aiohttp.TCPConnector(limit=0)
     with Recorder(Path(config.history)) as recorder:
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
             load = Load(config, session, recorder)

@@ -61,6 +61,15 @@ def test_an_empty_outbox_says_so(path: Path) -> None:
     assert (ran.code, ran.out) == (0, "nothing waits\n")
 
 
+def test_revoking_by_command_leaves_the_services_outbox_alone(path: Path) -> None:
+    """It would not stay to deliver from it: without Kafka it fails, and has made no file."""
+    environ = {"REVOKER_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "REVOKER_OUTBOX_FILE": str(path)}
+    ran = revoker("revoke", "session", "--iss", "", "--sid", "s1", environ=environ)
+    assert ran.code != 0
+    assert "not sent" in ran.err
+    assert not path.exists()
+
+
 def test_what_cannot_be_read_is_said_in_one_line(path: Path) -> None:
     """No file, another program's database, no setting: the reason, and no traceback."""
     missing = revoker("outbox", "--outbox-file", str(path))
