@@ -131,10 +131,17 @@ async def test_a_spoiled_batch_is_never_jumped_over(
 async def test_a_batch_of_a_missing_codec_is_named(
     kafka: ApacheKafka, topic_name: str, run_node: RunNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node without the codec stays unready and says which is missing; once it can be read, nothing is lost."""
+    """On a topic that keeps batches as they come, a node without the codec is not ready and names it, also
+    after trying again. A topic as we make it has the brokers unpack the batch, and the node reads it.
+    """
     monkeypatch.setattr("aiokafka.codec.cramjam", None)
+    unpacking = quick(kafka, f"{topic_name}-unpacking")
+    content = await followed(unpacking, run_node)
+    await put_zstd(unpacking, session("compressed"))
+    await never_live_without(content, "compressed", bound_s=unpacking.staleness_bound_s)
     settings = quick(kafka, topic_name)
     node = await followed(settings, run_node)
+    await alter(settings, "compression.type", "producer")
     await revoke_sessions(settings, "before")
     await put_zstd(settings, session("compressed"))
     await revoke_sessions(settings, "after")
@@ -200,18 +207,18 @@ async def test_a_retention_shortened_while_live_is_noticed(
     lenient = run_node(quick(kafka, topic_name, topic_check="lenient"))
     await revoke_sessions(settings, "s1")
     await eventually(lambda: knows(node, "s1") and knows(lenient, "s1"), "it arrives")
-    await set_retention(settings, "5000")
+    await alter(settings, "retention.ms", "5000")
     await eventually(lambda: "retention.ms is '5000'" in node.freshness.why(), "the reason names the setting")
     await eventually(lambda: "retention.ms" in str(list(lenient.checks())), "the lenient one shows it")
     assert lenient.freshness.state is State.LIVE
     assert knows(node, "s1")
-    await set_retention(settings, "-1")
+    await alter(settings, "retention.ms", "-1")
     await node.wait_ready(timeout_s=PATIENCE_S)
 
 
-async def set_retention(settings: Settings, value: str) -> None:
-    """Alter retention.ms; aiokafka's request resets all that it does not name."""
-    goal = topic.wanted(settings) | {"retention.ms": value}
+async def alter(settings: Settings, name: str, value: str) -> None:
+    """Alter one of the topic's settings; aiokafka's request resets all that it does not name."""
+    goal = topic.wanted(settings) | {name: value}
     async with admin(settings) as client:
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic, goal)])
 
