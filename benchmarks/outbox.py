@@ -27,7 +27,7 @@ from revoker.events import Token
 from revoker.expiry import Lifetimes
 from revoker.outbox.file import Entry, OutboxFile
 from revoker.outbox.writer import Outbox
-from revoker.publisher import compose
+from revoker.publisher import _drafted as drafted
 
 ROUNDS = 5
 LIFETIMES = Lifetimes(longest_token_life_s=86400, leeway_s=30, clock_margin_s=300)
@@ -66,13 +66,15 @@ class FsyncPerCall:
 def an_entry() -> Entry:
     """A token's revocation, as a logout makes it."""
     event_id = str(uuid.uuid4())
-    revocation = compose(
+    revocation = drafted(
         selector=Token(iss="https://id.example", jti=event_id),
         lifetimes=LIFETIMES,
         now_s=int(time.time()),
         event_id=event_id,
         reason="logout",
         actor="self",
+        exp=None,
+        cutoff=None,
     )
     key, value, headers = record.encode(revocation)
     return Entry(event_id=event_id, key=key, value=value, headers=headers, expires_at=revocation.expires_at)

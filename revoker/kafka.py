@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final, cast
 from weakref import WeakSet
 
-from aiokafka import AIOKafkaConsumer, codec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, codec
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
@@ -148,16 +148,18 @@ def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
     return consumer._client
 
 
-def died_inside(consumer: AIOKafkaConsumer) -> str | None:
-    """Which of the consumer's own tasks has ended, and of what; None: they run.
+def died_inside(user: AIOKafkaConsumer | AIOKafkaProducer) -> str | None:
+    """Which of a consumer's or producer's own tasks has ended, and of what; None: they run.
 
     An error that is neither a KafkaError nor an OSError while it reconnects kills them for good, and nothing tells:
-    ``getmany`` goes on returning nothing.
+    ``getmany`` goes on returning nothing, and every send waits until it times out.
     """
-    fetcher = consumer._fetcher
-    tasks = [("metadata task", consumer._client._sync_task)]
-    if fetcher is not None:
-        tasks.append(("fetch task", fetcher._fetch_task))
+    if isinstance(user, AIOKafkaProducer):
+        tasks = [("metadata task", user.client._sync_task), ("sending task", user._sender.sender_task)]
+    else:
+        tasks = [("metadata task", user._client._sync_task)]
+        if user._fetcher is not None:
+            tasks.append(("fetch task", user._fetcher._fetch_task))
     for name, task in tasks:
         if task is not None and task.done():
             error = None if task.cancelled() else task.exception()

@@ -61,6 +61,32 @@ def compose(
     whole Unix seconds, for the kinds that have one; None means now, for a key every token it ever signed. Raises
     InvalidRevocation, or its subclass TokenOutlivesTopic, naming the field.
     """
+    revocation = _drafted(
+        selector=selector,
+        lifetimes=lifetimes,
+        now_s=now_s,
+        event_id=event_id,
+        exp=exp,
+        cutoff=cutoff,
+        reason=reason,
+        actor=actor,
+    )
+    record.encode(revocation)
+    return revocation
+
+
+def _drafted(
+    *,
+    selector: Selector,
+    lifetimes: Lifetimes,
+    now_s: int,
+    event_id: str,
+    exp: float | None,
+    cutoff: int | None,
+    reason: str | None,
+    actor: str | None,
+) -> Revocation:
+    """`compose`, but for what only encoding it tells: for a caller that encodes it next."""
     if exp is not None:
         if not isinstance(selector, Token | Digest):
             raise InvalidRevocation(f"exp belongs to a single token; a revocation of kind {selector.kind} has none")
@@ -86,7 +112,7 @@ def compose(
         expires_at = lifetimes.expires_at(selector, now_s=now_s, cutoff=now_s + FUTURE_CUTOFF_S)
     else:
         expires_at = lifetimes.expires_at(selector, now_s=now_s, cutoff=cutoff, exp=exp)
-    revocation = Revocation(
+    return Revocation(
         id=event_id,
         selector=selector,
         revoked_at=now_s,
@@ -95,8 +121,6 @@ def compose(
         reason=reason,
         actor=actor,
     )
-    record.encode(revocation)
-    return revocation
 
 
 def _is_time(value: object) -> bool:
@@ -218,7 +242,7 @@ class Publisher:
         ``error.revocation`` again under its own id.
         """
         return await self.publish(
-            compose(
+            _drafted(
                 selector=selector,
                 lifetimes=self._lifetimes,
                 now_s=math.floor(self._wall()),

@@ -241,7 +241,7 @@ def _headers(*, id: str, type: str, at: int, expires_at: int | None = None) -> H
 
 
 def _rfc3339(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + "Z"
 
 
 def json_schema() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,10 +28,12 @@ from aiokafka.structs import RecordMetadata
 from revoker.cluster import look, permitted
 from revoker.diagnosis import explain, quiet_logs
 from revoker.errors import BrokerError, BrokerUnreachable, NotAccepted, OutcomeUnknown, PublishError
-from revoker.kafka import prepare, producer_arguments, unreachable
+from revoker.kafka import died_inside, prepare, producer_arguments, unreachable
 from revoker.settings import Settings
 
 __all__ = ["Headers", "Landed", "Outgoing", "Sender"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -109,6 +112,9 @@ class Sender:
 
     async def _connected(self) -> AIOKafkaProducer:
         async with self._connecting:
+            if self._producer is not None and (why := died_inside(self._producer)) is not None:
+                logger.warning("a new producer, since the %s", why)
+                self.renew()
             if self._producer is None:
                 self._producer = await self._new_producer()
             return self._producer
@@ -140,12 +146,18 @@ class Sender:
             # Not waited for here: it ends only when what it holds has timed out.
             task = asyncio.create_task(producer.stop(), name="revoker-producer-ending")
             self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # stop() raises what killed the producer's own tasks.
+            logger.warning("the producer had failed inside: %s", explain(error))
 
     async def close(self) -> None:
         """Disconnect. What was acknowledged stays so; what was not has already raised, or will."""
         self.renew()
-        await asyncio.gather(*self._ending)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def probe(self) -> None:
         """Connect if need be and ask the brokers for the topic: returns if records can probably be sent now, else

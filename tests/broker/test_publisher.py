@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import os
 import time
 from pathlib import Path
@@ -228,3 +229,15 @@ async def _alter(settings: Settings, name: str, value: str) -> None:
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic, configs={name: value})])
     finally:
         await admin.close()
+
+
+@pytest.mark.parametrize("which", ["_sender.sender_task", "client._sync_task"])
+async def test_a_producer_that_died_inside_is_replaced(make_topic: MakeTopic, which: str) -> None:
+    """aiokafka's own tasks can die without a word, and every send would wait in vain: the next gets a new producer."""
+    settings = await make_topic()
+    async with Publisher(settings) as publisher:
+        await publisher.revoke(selector=Session(iss="", sid="s1"))
+        task = operator.attrgetter(which)(publisher.sender._producer)
+        task.cancel()
+        await asyncio.wait({task})
+        assert (await publisher.revoke(selector=Session(iss="", sid="s2"))).state == "acknowledged"
