@@ -114,7 +114,9 @@ class _Reader:
             found = tomllib.loads(self._content(self._path).decode("utf-8"))
         except OSError as error:
             raise self._wrong(f"cannot be read: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except RecursionError:
+            raise self._wrong("is not TOML: it is nested too deeply") from None
+        except ValueError as error:  # no UTF-8, no TOML, no path, a number of thousands of digits
             raise self._wrong(f"is not TOML: {error}") from error
         self._only(found, ("publishers",), "the file")
         publishers = found.get("publishers")

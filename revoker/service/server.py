@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -36,6 +38,7 @@ async def serving(
 
     Raises SettingsError if the address cannot be listened on.
     """
+    app.on_response_prepare.append(_unrepeated)
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=drain_s)
     await runner.setup()
     try:
@@ -64,6 +67,15 @@ async def serving(
         await runner.cleanup()
 
 
+async def _unrepeated(_request: web.Request, response: web.StreamResponse) -> None:
+    """aiohttp answers an unknown ``Expect`` outside of all middlewares, and quotes the header."""
+    if response.status == HTTPStatus.EXPECTATION_FAILED and response.content_type == "text/plain":
+        ours = respond(of_status(response.status))
+        cast("web.Response", response).body = ours.body
+        response.content_type = ours.content_type
+        response.charset = None
+
+
 async def _listen(connection: Callable[[], asyncio.Protocol], *, host: str, port: int) -> asyncio.Server:
     try:
         return await asyncio.get_running_loop().create_server(connection, host, port, backlog=128)
@@ -76,6 +88,17 @@ class _Connection(web.RequestHandler):
     itself."""
 
     __slots__ = ()
+
+    def log_exception(self, *arguments: Any, **named: Any) -> None:
+        """As aiohttp does, unless it is a client's doing: a body that nobody wanted, and that cannot be unpacked.
+
+        aiohttp writes thirty lines for each of those, at level ERROR.
+        """
+        error = named.get("exc_info")
+        if isinstance(error, web.RequestPayloadError):
+            logger.info("malformed HTTP (%s)", type(error).__name__)
+        else:
+            super().log_exception(*arguments, **named)
 
     def handle_error(
         self,

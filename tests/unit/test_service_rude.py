@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -89,10 +90,14 @@ async def test_a_broken_body_is_refused(door: Door) -> None:
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
 
 
-async def test_an_unknown_expectation_is_417_and_not_repeated(door: Door) -> None:
-    """Expect with anything but 100-continue is refused without quoting it."""
-    answer = await door.raw(b"POST /logout HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: s3cret\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 417 ")
+@pytest.mark.parametrize("asked", ["POST /logout", "POST /revocations", "GET /livez", "POST /livez", "GET /nowhere"])
+async def test_an_unknown_expectation_is_417_and_not_repeated(door: Door, asked: str) -> None:
+    """Expect with anything but 100-continue is refused without quoting it, whatever is asked for."""
+    answer = await door.raw(f"{asked} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: s3cret\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 417 ")
+    assert b"Content-Type: application/problem+json\r\n" in head
+    assert json.loads(body)["status"] == 417
     assert b"s3cret" not in answer
 
 
@@ -107,6 +112,17 @@ async def test_malformed_http_is_not_quoted(door: Door, junk: str, caplog: pytes
     assert b'"code":"bad_request"' in body
     assert b"s3cret" not in answer
     assert "s3cret" not in caplog.text
+
+
+async def test_a_body_that_nobody_reads_and_nobody_could_is_one_line_in_the_log(
+    door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A compressed body that cannot be unpacked, sent where none is wanted, is no error of ours."""
+    answer = await door.raw(
+        b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello"
+    )
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
 
 
 async def test_no_token_and_no_secret_is_ever_logged(door: Door, caplog: pytest.LogCaptureFixture) -> None:
