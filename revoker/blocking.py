@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from revoker.errors import NotAccepted
+from revoker.errors import NotAccepted, OutcomeUnknown
 from revoker.events import Revocation, Selector
 from revoker.publisher import LogoutScope, Publisher, Receipt
 from revoker.settings import Settings
@@ -36,6 +36,7 @@ class BlockingPublisher:
         self._thread: threading.Thread | None = None
         self._publisher: Publisher | None = None
         self._pid = 0
+        self._asking = threading.Lock()  # held while a call is handed over, never while it waits
 
     def __enter__(self) -> Self:
         self.start()
@@ -63,12 +64,13 @@ class BlockingPublisher:
             raise
 
     async def _connected(self) -> Publisher:
-        publisher = Publisher(self._settings, on_accepted=self._on_accepted)
-        await publisher.connect()
-        return publisher
+        return await Publisher(self._settings, on_accepted=self._on_accepted).__aenter__()
 
     def close(self) -> None:
-        """Disconnect and end the thread. Closing twice, or in a forked child, does nothing."""
+        """Disconnect and end the thread. Closing twice, or in a forked child, does nothing.
+
+        Calls of other threads that still wait then raise OutcomeUnknown.
+        """
         if self._loop is None or self._pid != os.getpid():
             return
         try:
@@ -78,9 +80,11 @@ class BlockingPublisher:
             self._end()
 
     def _end(self) -> None:
-        loop, thread = self._loop, self._thread
-        self._loop = self._thread = self._publisher = None
+        with self._asking:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = self._publisher = None
         if loop is not None and thread is not None:
+            asyncio.run_coroutine_threadsafe(_rest_cancelled(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
@@ -116,14 +120,26 @@ class BlockingPublisher:
         return self._publisher
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
-            work.close()
-            raise NotAccepted("this BlockingPublisher was closed by another thread")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._asking:
+            if self._loop is None:
+                work.close()
+                raise NotAccepted("this BlockingPublisher was closed by another thread")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except CancelledError:
-            raise NotAccepted("this BlockingPublisher was closed while the call was waiting") from None
+            raise OutcomeUnknown(
+                "this BlockingPublisher was closed while the call was waiting: the revocation may be in the topic or "
+                "the outbox, or not; revoking again is harmless"
+            ) from None
         except BaseException:
             future.cancel()  # a KeyboardInterrupt in the caller must not leave the coroutine behind
             raise
+
+
+async def _rest_cancelled() -> None:
+    """End what still runs on this loop: whoever waits for it in another thread would wait for ever once it stops."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)

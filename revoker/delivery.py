@@ -49,29 +49,37 @@ class Delivery:
         )
         self._relay = Relay(self._outbox, sender, monotonic=monotonic)
         self._task: asyncio.Task[None] | None = None
-        self._opening = asyncio.Lock()
+        self._stopping = False
+        self._changing = asyncio.Lock()
 
     async def open(self) -> None:
         """Open the outbox and begin to deliver, unless that is so already. Raises OutboxUnavailable; call it again."""
-        async with self._opening:
+        async with self._changing:
             if self._task is None:
                 await self._outbox.start()
                 if self._on_accepted is not None:
                     await self._relay.recall(self._on_accepted)
+                self._stopping = False
                 self._task = asyncio.create_task(self._relay.run(), name="revoker-relay")
-                self._task.add_done_callback(_say_if_dead)
+                self._task.add_done_callback(self._say_if_dead)
 
     async def stop(self) -> None:
         """Deliver no more. What waits stays on disk."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        async with self._changing:
+            await self._stop()
 
     async def close(self) -> None:
         """`stop`, and let go of the file. It may be opened again."""
-        await self.stop()
-        self._task = None
-        await self._outbox.close()
+        async with self._changing:
+            await self._stop()
+            self._task = None
+            await self._outbox.close()
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._stopping = True
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def waiting(self) -> bool:
@@ -80,9 +88,15 @@ class Delivery:
 
     @property
     def death(self) -> BaseException | None:
-        """What the relay died of, which only a defect can cause; None while it lives, or was stopped."""
+        """What the relay, or the outbox's thread, died of, which only a defect can cause; None while they live, or were
+        stopped.
+        """
         task = self._task
-        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+        if self._outbox.death is not None or task is None or not task.done():
+            return self._outbox.death
+        if task.cancelled():
+            return None if self._stopping else asyncio.CancelledError("not by its owner")
+        return task.exception()
 
     async def accept(self, revocation: Revocation, entry: Entry) -> Landed | None:
         """Store one event; where it landed, or None if it did not within ``publish_timeout_s``: it will.
@@ -107,6 +121,9 @@ class Delivery:
             until = (began if since is None else min(began, since)) + self._timeout_s
             await asyncio.wait({waiter}, timeout=max(0.0, until - self._monotonic()))
             return waiter.result() if waiter.done() else None
+        except BaseException:
+            self._relay.wake()  # whoever gives up during the put does not take the event along: it gets to the disk
+            raise
         finally:
             self._relay.forget(entry.event_id, waiter)
 
@@ -155,7 +172,7 @@ class Delivery:
             values={("delivered",): float(self._relay.delivered), ("failed",): float(self._relay.failed)},
         )
 
-
-def _say_if_dead(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("what delivers from the outbox died; restart this process", exc_info=error)
+    def _say_if_dead(self, task: asyncio.Task[None]) -> None:
+        if not (task.cancelled() and self._stopping):
+            error = asyncio.CancelledError("not by its owner") if task.cancelled() else task.exception()
+            logger.critical("what delivers from the outbox died; restart this process", exc_info=error)

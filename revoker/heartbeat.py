@@ -23,7 +23,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from revoker.cluster import NO_LEADER, TopicView, ask, look
 from revoker.diagnosis import explain
-from revoker.errors import BrokerError, PublishError
+from revoker.errors import RevokerError
 from revoker.events import Heartbeat
 from revoker.record import encode_heartbeat
 from revoker.settings import Settings
@@ -121,7 +121,7 @@ class Heartbeats:
             problem = None
             try:
                 await self.beat()
-            except (BrokerError, PublishError, KafkaError, OSError) as error:
+            except (RevokerError, KafkaError, OSError) as error:
                 self.outcomes["failed"] += 1
                 problem = explain(error)
             if problem is not None and self.problem is None:

@@ -37,6 +37,7 @@ __all__ = [
     "discard",
     "hang_up",
     "never_create_topics",
+    "on_trouble",
     "prepare",
     "producer_arguments",
     "readable_codecs",
@@ -206,6 +207,19 @@ def hang_up(client: AIOKafkaClient, node: int) -> None:
         connection.close()
 
 
+def on_trouble(client: AIOKafkaClient, told: Callable[[], None]) -> None:
+    """Call ``told`` whenever ``client`` doubts what it knows of the cluster: a connection broke or could not be made,
+    or a broker said that it does not lead, or does not know, a partition. aiokafka shows none of it to its users.
+    """
+    refresh = client.force_metadata_update
+
+    def tell_and_refresh() -> Any:
+        told()
+        return refresh()  # type: ignore[no-untyped-call]
+
+    client.force_metadata_update = tell_and_refresh  # type: ignore[method-assign]
+
+
 def prepare(client: AIOKafkaClient) -> AIOKafkaClient:
     """`never_create_topics` and `connect_in_parallel`. Call it before the client starts."""
     never_create_topics(client)
@@ -269,11 +283,20 @@ def _bootstrap_servers(text: str) -> list[str]:
     servers = [part.strip() for part in text.split(",") if part.strip()]
     for server in servers:
         match = _HOST_PORT.fullmatch(server)
-        if match is None or not 0 < int(match[2]) < 65536:
+        if match is None or not 0 < int(match[2]) < 65536 or not _nameable(match[1]):
             raise SettingsError(f"kafka_bootstrap_servers has {server!r}, must be HOST:PORT such as kafka-1:9092")
     if not servers:
         raise SettingsError("kafka_bootstrap_servers is empty, must be HOST:PORT[,HOST:PORT...] such as kafka-1:9092")
     return servers
+
+
+def _nameable(host: str) -> bool:
+    """Whether the resolver takes it: Python raises UnicodeError for a..b, where nobody expects one."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def unreachable(settings: Settings, why: str, *, before: Problem | None = None) -> BrokerError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Literal, Self
 
 from revoker import record
 from revoker.delivery import Delivery
-from revoker.errors import InvalidRevocation, NotAccepted, OutcomeUnknown, TokenOutlivesTopic
+from revoker.errors import InvalidRevocation, NotAccepted, OutcomeUnknown, RevokerError, TokenOutlivesTopic
 from revoker.events import Digest, Key, Revocation, Selector, Subject, Token, Withdrawal
 from revoker.expiry import FUTURE_CUTOFF_S, Lifetimes
 from revoker.outbox.file import Entry
@@ -22,6 +23,8 @@ from revoker.settings import Settings
 from revoker.tokens import Verified
 
 __all__ = ["LogoutScope", "Publisher", "Receipt", "compose", "logout_selector"]
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: What a logout ends: the token presented, all of the subject's tokens, or all but those of the session presented.
 LogoutScope = Literal["token", "everywhere", "elsewhere"]
@@ -157,6 +160,7 @@ class Publisher:
 
     ``on_accepted`` is called with each event once it is accepted: on disk, or without an outbox acknowledged. Hand it a
     node's ``apply`` to have the same process refuse at once. It hears again of what waits in the outbox at the start.
+    What it raises is logged, and makes no failure of the publication.
     ``wall`` gives Unix seconds; ``new_id`` the id of an event.
     """
 
@@ -171,7 +175,7 @@ class Publisher:
     ) -> None:
         self._settings = settings
         self._lifetimes = settings.lifetimes
-        self._on_accepted = on_accepted
+        self._on_accepted = None if on_accepted is None else _beside(on_accepted)
         self._wall = wall
         self._monotonic = monotonic
         self._new_id = new_id
@@ -183,13 +187,17 @@ class Publisher:
         self.delivery: Delivery | None = None
         if settings.outbox_file is not None:
             self.delivery = Delivery(
-                settings, sender=self.sender, on_accepted=on_accepted, wall=wall, monotonic=monotonic
+                settings, sender=self.sender, on_accepted=self._on_accepted, wall=wall, monotonic=monotonic
             )
         #: Events by outcome: ``acknowledged``, ``stored``, ``refused``, ``unknown``.
         self.outcomes: dict[str, int] = {"acknowledged": 0, "stored": 0, "refused": 0, "unknown": 0}
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()  # nobody else does, and an outbox would keep its file from the next attempt
+            raise
         return self
 
     async def __aexit__(
@@ -315,3 +323,18 @@ class Publisher:
             self.seal.check(revocation)
             headers += self.seal.sign(value)
         return Entry(event_id=revocation.id, key=key, value=value, headers=headers, expires_at=revocation.expires_at)
+
+
+def _beside(on_accepted: Callable[[Revocation], None]) -> Callable[[Revocation], None]:
+    """Its errors to the log: the event is accepted, and whoever was told otherwise would not know of it."""
+
+    def hear(revocation: Revocation) -> None:
+        try:
+            on_accepted(revocation)
+        except Exception as error:
+            defect = not isinstance(error, RevokerError)  # a deny list that is full says all that is to say
+            logger.log(
+                logging.ERROR, "event %s is accepted, and on_accepted failed: %r", revocation.id, error, exc_info=defect
+            )
+
+    return hear

@@ -113,11 +113,11 @@ class Relay:
     async def recall(self, hear: Callable[[Revocation], None]) -> None:
         """Tell ``hear`` of every event that waits: a process that starts again refuses what it accepted before."""
         after = 0
-        while rows := await self._outbox.head(after=after, limit=_EVENTS, max_bytes=_BYTES):
+        while rows := await self._outbox.head(after=after, limit=_EVENTS, max_bytes=_BYTES, aside=True):
             for row in rows:
                 after = row.seq
                 event = record.decode(row.value)
-                if isinstance(event, Revocation):
+                if isinstance(event, Revocation) and not row.damaged:
                     hear(event)
 
     async def _round(self, began: float) -> bool:

@@ -27,7 +27,7 @@ from aiokafka.structs import RecordMetadata
 
 from revoker.cluster import look, permitted
 from revoker.diagnosis import explain, quiet_logs
-from revoker.errors import BrokerError, BrokerUnreachable, NotAccepted, OutcomeUnknown, PublishError
+from revoker.errors import BrokerError, BrokerUnreachable, NotAccepted, OutcomeUnknown, PublishError, SettingsError
 from revoker.kafka import died_inside, prepare, producer_arguments, unreachable
 from revoker.settings import Settings
 
@@ -102,7 +102,8 @@ class Sender:
     async def connect(self) -> None:
         """Connect, unless connected; may be called again. Raises BrokerUnreachable, TopicMissing or a BrokerError.
 
-        Asks whether the topic exists before the producer can ask for it in its own way, which may create it.
+        Asks whether the topic exists before the producer can ask for it in its own way, which may create it. Reads the
+        certificate files: SettingsError if they cannot be used now.
         """
         await self._connected()
 
@@ -261,7 +262,8 @@ class Sender:
             # Callers wait for one another here: without a bound of its own, each would wait for all before it to fail.
             async with asyncio.timeout_at(deadline):
                 return await self._connected()
-        except (BrokerError, TimeoutError) as error:
+        except (BrokerError, SettingsError, TimeoutError) as error:
+            # SettingsError: certificate files that are being renewed, for one. Not the caller's mistake, and no defect.
             raise NotAccepted(f"not sent: {explain(error)}") from error
 
     def _judged(self, error: Exception) -> PublishError:

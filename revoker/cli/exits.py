@@ -12,6 +12,7 @@ from revoker.errors import (
     NotProven,
     OutcomeUnknown,
     RevokerError,
+    SettingsError,
 )
 from revoker.tokens import InvalidTokenError, KeyUnknown
 
@@ -45,7 +46,7 @@ def code_of(error: RevokerError | InvalidTokenError) -> Exit:
         return Exit.DENIED
     if getattr(error.__cause__, "errno", None) in _KAFKA_DENIALS:
         return Exit.DENIED
-    if isinstance(error, InvalidInput):
+    if isinstance(error, InvalidInput) or isinstance(error.__cause__, SettingsError):
         return Exit.USAGE
     if isinstance(error, NotProven | OutcomeUnknown | BrokerUnreachable | KeysUnavailable):
         return Exit.UNKNOWN

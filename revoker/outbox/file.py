@@ -10,7 +10,6 @@ interpreter's lock away for every row it steps to, and beside a busy event loop 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import zlib
@@ -22,7 +21,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from revoker.outbox.opening import BUSY_S, DAMAGED, judged, locked, open_database, refuse_foreign
+from revoker.errors import OutboxUnavailable
+from revoker.outbox.opening import BUSY_S, DAMAGED, judged, locked, open_database, refuse_foreign, refuse_no_database
 
 __all__ = ["Counts", "Entry", "OutboxFile", "Waiting", "read"]
 
@@ -152,12 +152,13 @@ class OutboxFile:
                 oldest_at=now_s if added and counts.oldest_at is None else counts.oldest_at,
             )
 
-    def head(self, *, after: int, limit: int, max_bytes: int) -> list[Waiting]:
-        """The oldest events beyond ``after`` that are not set aside, until their number or their bytes reach the bound;
-        always at least one, if one waits.
+    def head(self, *, after: int, limit: int, max_bytes: int, aside: bool = False) -> list[Waiting]:
+        """The oldest events beyond ``after`` that are not set aside, or with ``aside`` all, until their number or their
+        bytes reach the bound; always at least one, if one waits.
         """
         with judged(self._path):
-            text = _READ.format(where="WHERE seq > ? AND set_aside = 0", limit="LIMIT ?")
+            where = "WHERE seq > ?" if aside else "WHERE seq > ? AND set_aside = 0"
+            text = _READ.format(where=where, limit="LIMIT ?")
             found = _waiting(self._connection.execute(text, (after, limit)))
         size = 0
         for count, one in enumerate(found):
@@ -264,7 +265,8 @@ def read(path: Path, *, limit: int) -> tuple[Counts, list[Waiting]]:
     """
     with judged(path):
         if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, "there is no such file")
+            raise OutboxUnavailable(f"the outbox {path}: there is no such file", reason="its file does not exist")
+        refuse_no_database(path, path.stat())
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)) as connection:
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -282,7 +284,11 @@ def _counted(connection: sqlite3.Connection) -> Counts:
 
 def _oldest_at(connection: sqlite3.Connection) -> float | None:
     oldest = connection.execute("SELECT stored_at FROM event ORDER BY seq LIMIT 1").fetchone()
-    return None if oldest is None else float(oldest[0])
+    if oldest is None:
+        return None
+    if not isinstance(oldest[0], float):  # SQLite keeps any type in any column, and a flipped bit changes the type
+        raise sqlite3.DatabaseError(f"{DAMAGED}: stored_at is a {type(oldest[0]).__name__}")
+    return oldest[0]
 
 
 def _waiting(cursor: sqlite3.Cursor) -> list[Waiting]:

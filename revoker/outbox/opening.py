@@ -19,7 +19,17 @@ from typing import Final
 
 from revoker.errors import OutboxUnavailable
 
-__all__ = ["BUSY_S", "DAMAGED", "DISK_FULL", "LOCKED", "judged", "locked", "open_database", "refuse_foreign"]
+__all__ = [
+    "BUSY_S",
+    "DAMAGED",
+    "DISK_FULL",
+    "LOCKED",
+    "judged",
+    "locked",
+    "open_database",
+    "refuse_foreign",
+    "refuse_no_database",
+]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -68,11 +78,7 @@ def locked(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _MODE)
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OutboxUnavailable(f"the outbox {path} is no regular file", reason="its path leads to no regular file")
-        if 0 < found.st_size < _HEADER_BYTES:
-            # SQLite would take the first few bytes of something else for an empty database, and write over them.
-            raise OutboxUnavailable(f"the outbox {path}: {_NO_DATABASE}", reason=_NO_DATABASE)
+        refuse_no_database(path, found)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,6 +94,15 @@ def locked(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def refuse_no_database(path: Path, found: os.stat_result) -> None:
+    """Raise OutboxUnavailable for what SQLite would wait for, or take for an empty database."""
+    if not stat.S_ISREG(found.st_mode):
+        raise OutboxUnavailable(f"the outbox {path} is no regular file", reason="its path leads to no regular file")
+    if 0 < found.st_size < _HEADER_BYTES:
+        # SQLite would take the first few bytes of something else for an empty database, and write over them.
+        raise OutboxUnavailable(f"the outbox {path}: {_NO_DATABASE}", reason=_NO_DATABASE)
 
 
 def open_database(path: Path, *, mending: bool) -> sqlite3.Connection:

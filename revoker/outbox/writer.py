@@ -73,12 +73,15 @@ class Outbox:
         self._monotonic = monotonic
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
         self._pid = 0
         self._file: OutboxFile | None = None
         self._tried_at: float | None = None
         self._wrote_at: float | None = None
         #: What is wrong with it at the moment; None = nothing.
         self.problem: OutboxUnavailable | None = None
+        #: What its thread died of, which only a defect can cause.
+        self.death: BaseException | None = None
         #: How much waits, as of the last commit.
         self.counts: Counts = Counts()
         #: Grows whenever the file was opened: sequence numbers from before mean nothing any more.
@@ -87,19 +90,31 @@ class Outbox:
         self.commits: int = 0
 
     async def start(self) -> None:
-        """Open the file, unless it is open. What raises may be called again; the file is tried anew."""
+        """Open the file, unless it is open. What raises may be called again; the file is tried anew.
+
+        One that is open on a full disk does not raise: what waits in it can be delivered.
+        """
+        while (ending := self._ending) is not None:  # it may have work to do yet, in the same file
+            await asyncio.to_thread(ending.join)
+            if self._ending is ending:
+                self._ending = None
         if self._thread is None or self._pid != os.getpid():
             self._pid = os.getpid()
             self._jobs = queue.SimpleQueue()
-            self._tried_at = None
+            self._tried_at = self.death = None
             self._thread = threading.Thread(target=self._run, name="revoker-outbox", daemon=True)
             self._thread.start()
-        await self.probe()
+        try:
+            await self.probe()
+        except OutboxUnavailable as error:
+            if error.reason != DISK_FULL:
+                raise
 
     async def close(self) -> None:
         """Finish what was asked for and let go of the file. Closing twice does nothing."""
         thread, self._thread = self._thread, None
         if thread is not None and self._pid == os.getpid():
+            self._ending = thread
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
@@ -108,9 +123,9 @@ class Outbox:
         loop = asyncio.get_running_loop()
         await self._ask(_Job(loop=loop, future=loop.create_future(), entry=entry))
 
-    async def head(self, *, after: int, limit: int, max_bytes: int) -> list[Waiting]:
+    async def head(self, *, after: int, limit: int, max_bytes: int, aside: bool = False) -> list[Waiting]:
         """See `OutboxFile.head`."""
-        return await self._do(lambda file: file.head(after=after, limit=limit, max_bytes=max_bytes))
+        return await self._do(lambda file: file.head(after=after, limit=limit, max_bytes=max_bytes, aside=aside))
 
     async def settle(
         self,
@@ -152,7 +167,7 @@ class Outbox:
         return done
 
     async def _ask(self, job: _Job) -> Any:
-        if self._thread is None or (self._pid == os.getpid() and not self._thread.is_alive()):
+        if self._thread is None:
             raise OutboxUnavailable(f"the outbox {self._path} is closed", reason="it is closed")
         if self._pid != os.getpid():
             raise OutboxUnavailable(
@@ -161,6 +176,8 @@ class Outbox:
                 reason="it was opened in another process",
             )
         self._jobs.put(job)
+        if self.death is not None:  # asked for after the put: what the dying thread did not see, nobody answers
+            raise self._dead(self.death)
         return await job.future
 
     # From here on, all runs in the outbox's own thread.
@@ -175,6 +192,15 @@ class Outbox:
                 self._serve([job for job in jobs if job is not None])
                 if jobs[-1] is None:
                     return
+        except BaseException as error:  # a defect: nobody may wait for ever for a thread that died
+            logger.critical("the thread of the outbox %s died; restart this process", self._path, exc_info=error)
+            self.death = error
+            self.problem = self._dead(error)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if (job := self._jobs.get_nowait()) is not None:
+                        job.error = self.problem
+                        _answer([job])
         finally:
             if self._file is not None:
                 self._file.close()
@@ -187,13 +213,12 @@ class Outbox:
             self._note(error)
             for job in jobs:
                 job.error = job.error or error
-        except BaseException as error:  # a defect: nobody may wait for ever for a thread that died
-            logger.critical("the thread of the outbox %s died; restart this process", self._path, exc_info=error)
+        except BaseException as error:
             for job in jobs:
-                job.error = OutboxUnavailable(f"the outbox {self._path} failed: {error!r}", reason="it failed")
-            _answer(jobs)
+                job.error = self._dead(error)
             raise
-        _answer(jobs)
+        finally:
+            _answer(jobs)
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Do all jobs in one commit. Raises OutboxUnavailable if none of them took effect."""
@@ -219,11 +244,11 @@ class Outbox:
             self._note(astray)
             for job in lasting:
                 job.error = astray
-        elif lasting:
+        elif lasting and self.problem is not None:
+            logger.info("the outbox %s works again", self._path)
+            self.problem = None
+        if entries:
             self._wrote_at = self._monotonic()
-            if self.problem is not None:
-                logger.info("the outbox %s works again", self._path)
-                self.problem = None
         self.commits += bool(entries)
         self.counts = (self._file or file).counts
 
@@ -312,6 +337,12 @@ class Outbox:
         idle = self._wrote_at is None or self._monotonic() - self._wrote_at >= _PULSE_S
         if idle or self.problem is not None:
             file.pulse(now_s=self._wall())
+            self._wrote_at = self._monotonic()
+
+    def _dead(self, error: BaseException) -> OutboxUnavailable:
+        return OutboxUnavailable(
+            f"the thread of the outbox {self._path} died ({error!r}): restart this process", reason="it failed"
+        )
 
     def _note(self, error: OutboxUnavailable) -> None:
         if self.problem is None or self.problem.reason != error.reason:

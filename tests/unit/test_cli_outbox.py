@@ -80,6 +80,7 @@ def test_what_cannot_be_read_is_said_in_one_line(path: Path) -> None:
     unset = revoker("outbox")
     assert (missing.code, foreign.code, unset.code) == (1, 1, 2)
     assert "there is no such file" in missing.err
+    assert "directory" not in missing.err
     assert "another program's database" in foreign.err
     assert "outbox_file is unset" in unset.err
     assert all(len(ran.err.splitlines()) == 1 for ran in (missing, foreign, unset))

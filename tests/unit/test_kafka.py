@@ -31,7 +31,7 @@ def test_the_bootstrap_list_is_split() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["kafka-1", "kafka-1:", ":9092", "kafka-1:0", "kafka-1:99999", "http://kafka:9092", "::1:9092"]
+    "text", ["kafka-1", "kafka-1:", ":9092", "kafka-1:0", "kafka-1:99999", "http://kafka:9092", "::1:9092", "a..b:9092"]
 )
 def test_a_malformed_broker_address_is_refused_by_name(text: str) -> None:
     """The message names the setting, what was wrong and what would be right."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from aiokafka import errors
 
+from revoker.cli.exits import Exit, code_of
 from revoker.errors import NotAccepted, OutcomeUnknown
 from revoker.sender import Sender
 from tests import samples
@@ -81,3 +84,11 @@ async def test_without_a_broker_nothing_is_sent_one_by_one_or_at_once(sender: Se
             await attempt
     await away.close()
     await sender.close()
+
+
+async def test_certificate_files_that_cannot_be_read_now_are_no_mistake_of_the_caller(tmp_path: Path) -> None:
+    """They are renewed while the service runs: nothing was sent, try again; and the file is named."""
+    settings = samples.settings(kafka_security_protocol="SSL", kafka_ssl_ca_file=str(tmp_path / "missing.pem"))
+    with pytest.raises(NotAccepted, match=r"kafka_ssl_ca_file .*missing\.pem") as caught:
+        await Sender(settings).send(b"value")
+    assert code_of(caught.value) is Exit.USAGE

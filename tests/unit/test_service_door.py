@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -350,3 +351,17 @@ async def test_a_wrong_setting_stops_the_start(changes: dict[str, object]) -> No
     with pytest.raises(SettingsError, match=next(iter(changes))):
         async with open_door(settings(**changes)):
             pass
+
+
+@pytest.mark.parametrize("outbox", [False, True], ids=["without an outbox", "with one"])
+async def test_certificate_files_that_are_away_end_nothing(tmp_path: Path, outbox: bool) -> None:
+    """As while they are renewed: no 500, no task that dies of it, and ``/readyz`` names the file."""
+    changes = {"kafka_security_protocol": "SSL", "kafka_ssl_ca_file": str(tmp_path / "missing.pem")}
+    changes |= {"outbox_file": str(tmp_path / "outbox.db")} if outbox else {}
+    async with open_door(settings(heartbeat_interval_s=0.2, publish_timeout_s=0.5, **changes)) as door:
+        logout = await door.logout(samples.token())
+        revoked = await door.revoke({"kind": "session", "iss": "", "sid": "s1"})
+        await door.until("/readyz?verbose", status=200 if outbox else 503, holding=b"missing.pem")
+        await door.until("/metrics", status=200, holding=b'revoker_heartbeats_total{outcome="failed"} 2.0')
+        assert (await door.ask("GET", "/livez")).status == 200
+    assert logout.status == revoked.status == (202 if outbox else 503)
