@@ -29,11 +29,11 @@ from consumers.freshness import Freshness, Progress, State
 from consumers.intake import Intake
 from consumers.outage import Outage
 from consumers.slices import next_slice
-from consumers.watch import Watch
+from consumers.watch import Watch, asking
 from revoker.cluster import TopicView, look, permitted
 from revoker.diagnosis import explain, quiet_logs
 from revoker.errors import BrokerError, BrokerUnreachable, NotProven
-from revoker.kafka import client_of, consumer_arguments, died_inside, discard, hang_up, prepare, unreachable
+from revoker.kafka import client_of, consumer_arguments, died_inside, discard, hang_up, on_trouble, prepare, unreachable
 from revoker.settings import Settings
 from revoker.topic import Report, check_with, enforce
 
@@ -149,7 +149,8 @@ class Follower:
                 self.failures_total += 1
                 self._report_failure(error)
             longest_s = _LONGEST_PAUSE_REPLAYING_S if replayed else _LONGEST_PAUSE_CONNECTING_S
-            await self._pause(min(_FIRST_PAUSE_S * 2**failures, longest_s) * self._jitter())
+            # Bounded: 2**1024 is no float, and a follower that counts so far is needed most.
+            await self._pause(min(_FIRST_PAUSE_S * 2 ** min(failures, 10), longest_s) * self._jitter())
 
     def _report_failure(self, error: Exception | asyncio.CancelledError) -> None:
         expected = isinstance(error, BrokerError | KafkaError | OSError)
@@ -164,6 +165,7 @@ class Follower:
         self._note_state()
         consumer = AIOKafkaConsumer(**consumer_arguments(settings))
         client = prepare(client_of(consumer))
+        on_trouble(client, self._interrupted)
         before = quiet_logs.last_problem
         try:
             try:
@@ -180,6 +182,8 @@ class Follower:
             enforce(self.report, mode=settings.topic_check)
             partitions = {number: TopicPartition(settings.topic, number) for number in sorted(view.partitions)}
             starts, ends = await self._bounds(consumer, partitions)
+            # A session that fails in its first second, at the bound of the deny list, would never forget anything.
+            self.intake.tidy()
             self.intake.restart()
             self.freshness.begin(starts=starts, barriers=ends)
             self._note_state()
@@ -240,14 +244,16 @@ class Follower:
         )
         reading = asyncio.create_task(self._read(consumer, client, partitions, watch.ask_now), name="revoker-read")
         watching = asyncio.create_task(watch.run(), name="revoker-watch")
+        checking = asyncio.create_task(watch.check_contract(), name="revoker-contract")
+        tasks = (reading, watching, checking)
         try:
-            done, _ = await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (reading, watching):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reading, watching, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(
         self,
@@ -288,10 +294,16 @@ class Follower:
                 self.intake.tidy()
                 self._start_over_if_outdated()
                 self._give_up_if_unproven(consumer)
+                if client.cluster.partitions_for_topic(self._settings.topic) != set(partitions):
+                    self.freshness.interrupt()
                 tidy_at = now + 1.0
-            if self.freshness.state is State.STALE:
+            if self.freshness.worth_asking():
                 ask_now.set()
             await asyncio.sleep(0)  # getmany does not yield while it has records
+
+    def _interrupted(self) -> None:
+        if not asking.get():
+            self.freshness.interrupt()
 
     def _start_over_if_outdated(self) -> None:
         provenance = self.intake.provenance

@@ -208,7 +208,18 @@ class Freshness:
         for number in question.leaders:
             one = self._partitions[number]
             one.confirmed_at = max(one.confirmed_at, question.polled_at[number])
+            if one.interrupted_at is not None and one.interrupted_at <= question.asked_at:
+                one.interrupted_at = None
         self._settle()
+
+    def interrupt(self) -> None:
+        """Fetches met trouble: a broken connection, a topic unknown for a moment, other partitions than before.
+
+        A topic deleted and made again meanwhile may have outgrown the old positions, and fetches then go on as if
+        nothing had been. So records confirm nothing until the brokers have been asked, later than now.
+        """
+        for one in self._partitions.values():
+            one.interrupted_at = self.monotonic()
 
     def elected(self, partition: int) -> None:
         """The partition's leader epoch has risen since the brokers were last asked, be the leader the same or another.
@@ -236,6 +247,17 @@ class Freshness:
         if self._phase < State.STALE:
             return self._phase
         return State.LIVE if self.monotonic() < self.fresh_until else State.STALE
+
+    def worth_asking(self) -> bool:
+        """Whether asking the brokers now, rather than when it is due, could change the state: there is a poll they
+        could confirm, and without it this node is STALE, or records confirm nothing.
+        """
+        now = self.monotonic()
+        return self._phase >= State.STALE and any(
+            one.polled_at > one.confirmed_at
+            and (now >= one.confirmed_at + self.bound_s or (self.records_confirm and one.interrupted_at is not None))
+            for one in self._partitions.values()
+        )
 
     @property
     def caught_up(self) -> bool:

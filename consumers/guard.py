@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from consumers.denylist import DenyList
-from consumers.freshness import Freshness
+from consumers.freshness import Freshness, State
 from revoker.errors import NotProven
 from revoker.events import IDENTIFIER_MAX_CHARS, SelectorKey, claim_text
 from revoker.expiry import Lifetimes
@@ -119,6 +119,8 @@ class Guard:
         self.counts["unknown"] += 1
         reason = freshness.why() or "a proof has just returned"
         admitted = (when_unknown or self._when_unknown) == "accept" and freshness.was_ready
+        # A follower that is gone, as after a fork, is no outage that could end.
+        admitted = admitted and freshness.state is not State.STOPPED
         if admitted and freshness.monotonic() >= freshness.proved_until + self._outage_budget_s:
             admitted = False
             reason += f"; the last proof is more than {self._outage_budget_s:g} s old (setting outage_budget_s)"

@@ -118,17 +118,19 @@ class Intake:
         self._unread_newest_ms = None
 
     def take(self, records: Iterable[RawRecord]) -> int:
-        """Apply records. Returns how many count: all, or where signatures are required those of trusted publishers.
+        """Apply records. Returns how many there were, whoever wrote them: each shows that the log moves.
 
-        Raises DenyListFull at the bound: the rest is then unapplied, and the caller must not go on as if it were.
+        An intruder's count there as well. They keep publishers from sending heartbeats, since the partition is not
+        silent, and would stop the fleet if nodes waited for those. Raises DenyListFull at the bound: the rest is then
+        unapplied, and the caller must not go on as if it were.
         """
         counted = 0
         for record in records:
+            counted += 1
             signed_with = None if self.provenance is None else self.provenance.vouched(record)
             if isinstance(signed_with, Refusal):
                 self._refuse(record, signed_with)
                 continue
-            counted += 1
             if record.timestamp >= 0:
                 self.purge_clock.saw(timestamp_ms=record.timestamp)
                 self.newest_timestamp_ms = max(self.newest_timestamp_ms or 0, record.timestamp)

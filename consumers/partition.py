@@ -25,6 +25,7 @@ class Partition:
     turn_at: float = -math.inf
     polled_at: float = -math.inf
     confirmed_at: float = -math.inf
+    interrupted_at: float | None = None
 
     @classmethod
     def beginning(cls, *, start: int, barrier: int, now: float) -> Partition:
@@ -84,7 +85,8 @@ class Partition:
         both times are minus infinity, and it proves nothing.
         """
         self.heard_at = max(self.heard_at, self.asked_after)
-        if records_confirm:
+        # After an interruption it may stand in another log.
+        if records_confirm and self.interrupted_at is None:
             self.confirmed_at = max(self.confirmed_at, self.polled_at)
 
     def doubt(self) -> None:

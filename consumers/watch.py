@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from aiokafka.client import AIOKafkaClient
 
@@ -21,13 +22,16 @@ from revoker.errors import BrokerError, BrokerUnreachable
 from revoker.settings import Settings
 from revoker.topic import Report, check_with, enforce
 
-__all__ = ["CONTRACT_EVERY_ROUNDS", "TopicReplaced", "Watch"]
+__all__ = ["CONTRACT_EVERY_ROUNDS", "TopicReplaced", "Watch", "asking"]
 
 #: How soon the brokers may be asked again when something waits for the answer.
 _ASK_AGAIN_S = 0.25
 
 #: The topic's settings are looked at again after so many questions who leads: by default once a minute.
 CONTRACT_EVERY_ROUNDS = 12
+
+#: Whether the running task asks for a watch. What its own connections suffer tells nothing about the fetches.
+asking: ContextVar[bool] = ContextVar("asking", default=False)
 
 
 class TopicReplaced(BrokerError):
@@ -59,6 +63,7 @@ class Watch:
         self._settings = settings
         self._freshness = freshness
         self._first = first
+        self._view = first
         self._report = report
         self._noted = noted
         self._checked = checked
@@ -68,11 +73,11 @@ class Watch:
     async def run(self) -> None:
         """Ask now and then; again, at growing distances, while the answers confirm nothing; at once when told to.
 
-        Ends only by raising: TopicReplaced, TopicMissing, NotPermitted, ContractViolated, or another BrokerError that
-        a new session has to look into.
+        Ends only by raising: TopicReplaced, TopicMissing, NotPermitted, or another BrokerError that a new session has
+        to look into.
         """
+        asking.set(True)
         interval_s = self._settings.watch_s
-        rounds = 0
         doubts = 0
         while True:
             self.ask_now.clear()
@@ -89,15 +94,15 @@ class Watch:
                 self._freshness.unconfirmed(str(error))
             else:
                 confirmed = self._judge(view, question)
+            self._view = view or self._view
             self._noted(view)
-            rounds += 1
-            if view is not None and rounds >= CONTRACT_EVERY_ROUNDS:
-                rounds = 0
-                await self._check_contract(view)
             # A whole interval after an election, before the new leader's polls are confirmed, would cost the node its
             # bound: a failover takes most of it already.
             doubts = 0 if confirmed else doubts + 1
             wait_s = interval_s if confirmed else min(_ASK_AGAIN_S * 2 ** min(doubts - 1, 10), interval_s)
+            # From question to question: a broker that swallows them all costs a time-out each time, and with a whole
+            # interval after it two questions would not fit into one bound.
+            wait_s = max(wait_s - (self._freshness.monotonic() - question.asked_at), min(_ASK_AGAIN_S, wait_s))
             await asyncio.sleep(min(_ASK_AGAIN_S, wait_s))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, wait_s - _ASK_AGAIN_S)):
@@ -138,6 +143,16 @@ class Watch:
             # After a doubt there may be no poll yet that a good answer could confirm.
             return all(math.isfinite(question.polled_at[number]) for number in view.partitions)
         return False
+
+    async def check_contract(self) -> None:
+        """Look at the contract now and then, beside `run`: a broker that swallows the questions must not delay it.
+
+        Ends only by raising: ContractViolated, TopicMissing, or another BrokerError.
+        """
+        asking.set(True)
+        while True:
+            await asyncio.sleep(CONTRACT_EVERY_ROUNDS * self._settings.watch_s)
+            await self._check_contract(self._view)
 
     async def _check_contract(self, view: TopicView) -> None:
         try:

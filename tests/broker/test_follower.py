@@ -229,6 +229,17 @@ async def test_a_full_deny_list_is_loud_and_forgets_nothing(make_topic: MakeTopi
     assert all(knows(node, name) for name in ("s1", "s2", "s3"))
 
 
+async def test_a_full_deny_list_is_left_once_entries_have_expired(make_topic: MakeTopic, run_node: RunNode) -> None:
+    """A session that fails at the bound in its first second forgets nothing; the next one does, before it begins."""
+    settings = await make_topic(max_entries=2)
+    dead = [_session_record(f"dead{number}").replace(b"253402300799", b"1") for number in range(3)]
+    await put(settings, *dead, _session_record("s1"))
+    node = run_node(settings)
+    await node.wait_ready(timeout_s=PATIENCE_S)
+    assert knows(node, "s1")
+    assert not knows(node, "dead0")
+
+
 async def test_a_failure_while_applying_is_seen_and_not_skipped(make_topic: MakeTopic, run_node: RunNode) -> None:
     """An exception raised while a record is applied makes the node unready and is named; the node does not go on
     without the record.

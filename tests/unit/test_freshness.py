@@ -293,3 +293,24 @@ class TestWatching:
         node = live()
         node.freshness.stop("closed")
         assert node.freshness.was_ready
+
+
+class TestWorthAsking:
+    def test_a_stale_node_asks_once_there_is_a_poll_to_confirm(self) -> None:
+        """While no fetch is answered there is none, and asking in a hurry would only load brokers in trouble."""
+        node = live()
+        node.clock.tick(BOUND_S + 1)
+        assert node.state() is State.STALE
+        assert not node.freshness.worth_asking()
+        node.idle(1.0)
+        assert node.freshness.worth_asking()
+        node.watch()
+        assert not node.freshness.worth_asking()
+
+    def test_what_no_broker_can_cure_is_not_asked_about(self) -> None:
+        """An unread record, or a missing heartbeat, lasts for hours, and a fleet that asked all the while is a load."""
+        node = live(heartbeat_s=3.0)
+        node.freshness.obstructed("undecodable", "one record")
+        node.run(BOUND_S + 1)
+        assert set(node.proofs()) == {"undecodable", "heartbeat"}
+        assert not node.freshness.worth_asking()

@@ -131,6 +131,35 @@ class TestARareWatch:
             node.beat()
         assert "leader" in node.proofs()
 
+    def test_a_record_after_an_interruption_confirms_nothing_until_somebody_was_asked(self) -> None:
+        """The topic may have been made again meanwhile, and the record may stand in another log."""
+        node = live(records_confirm=True, heartbeat_s=3.0)
+        question = node.freshness.asking()
+        node.clock.tick(0.1)
+        node.freshness.interrupt()
+        node.freshness.confirmed(question)
+        for _ in range(4):
+            node.idle(3.0)
+            node.beat()
+        assert "leader" in node.proofs()
+        node.watch()
+        for _ in range(4):
+            node.idle(3.0)
+            node.beat()
+            assert node.state() is State.LIVE
+
+    def test_after_an_interruption_the_brokers_are_asked_once_there_is_something_to_confirm(self) -> None:
+        """At once, not when the watch is due; and not for as long as no fetch is answered."""
+        node = live(records_confirm=True, heartbeat_s=3.0)
+        node.freshness.interrupt()
+        assert not node.freshness.worth_asking()
+        node.clock.tick(1.0)
+        assert not node.freshness.worth_asking()
+        node.idle(0.5)
+        assert node.freshness.worth_asking()
+        node.watch()
+        assert not node.freshness.worth_asking()
+
 
 class TestSettings:
     def test_a_heartbeat_as_rare_as_the_bound_is_refused(self) -> None:

@@ -175,6 +175,12 @@ class TestUnknown:
         bench.now = bench.freshness.fresh_until + 59
         assert bench.check().admitted
 
+    def test_a_node_that_has_stopped_accepts_nothing(self) -> None:
+        """Closed, dead or forked away from its follower is no outage that could end: the policy does not apply."""
+        bench = Bench(when_unknown="accept", outage_budget_s=60)
+        bench.freshness.stop("closed")
+        assert not bench.check().admitted
+
     @pytest.mark.parametrize("live", [True, False])
     def test_what_is_known_to_be_revoked_is_revoked_whatever_the_state(self, live: bool) -> None:
         """A stale or replaying node still refuses with 401 what it knows to be revoked."""
