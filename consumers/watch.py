@@ -15,9 +15,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
 
 from consumers.freshness import Freshness, Question
 from revoker.cluster import TopicView, look, newer_leader, permitted
+from revoker.ends import ends_of
 from revoker.errors import BrokerError, BrokerUnreachable
 from revoker.settings import Settings
 from revoker.topic import Report, check_with, enforce
@@ -69,6 +71,8 @@ class Watch:
         self._checked = checked
         #: The highest leader epoch seen so far, by partition.
         self._epochs = {number: one.leader_epoch for number, one in first.partitions.items()}
+        #: Partitions whose new leader has not told yet where they end.
+        self._unsettled: set[int] = set()
 
     async def run(self) -> None:
         """Ask now and then; again, at growing distances, while the answers confirm nothing; at once when told to.
@@ -93,7 +97,8 @@ class Watch:
             except BrokerUnreachable as error:
                 self._freshness.unconfirmed(str(error))
             else:
-                confirmed = self._judge(view, question)
+                self._same_topic(view)
+                confirmed = self._judge(view, question, elected=await self._elections(view))
             self._view = view or self._view
             self._noted(view)
             # A whole interval after an election, before the new leader's polls are confirmed, would cost the node its
@@ -108,10 +113,9 @@ class Watch:
                 async with asyncio.timeout(max(0.0, wait_s - _ASK_AGAIN_S)):
                     await self.ask_now.wait()
 
-    def _judge(self, view: TopicView, question: Question) -> bool:
-        """Whether the brokers' answers confirm a poll of every partition."""
+    def _same_topic(self, view: TopicView) -> None:
         permitted(view, "Read")
-        first, freshness, epochs = self._first, self._freshness, self._epochs
+        first = self._first
         if view.topic_id != first.topic_id:
             raise TopicReplaced(
                 f"topic {view.topic} was deleted and made again: replaying the new one from its beginning"
@@ -121,10 +125,37 @@ class Watch:
                 f"topic {view.topic} has {len(view.partitions)} partitions, had {len(first.partitions)}: "
                 "replaying all of them"
             )
-        elected = [number for number, one in view.partitions.items() if one.leader_epoch != epochs[number]]
-        for number in elected:
-            epochs[number] = max(epochs[number], view.partitions[number].leader_epoch)
-            freshness.elected(number)
+
+    async def _elections(self, view: TopicView) -> str | None:
+        """Discard what was polled across elections; in words what follows, None if there was none.
+
+        A new leader's high watermark may stand below what the old one acknowledged until the other replicas have
+        fetched from it (KIP-207), for as long as one of them hangs. It answers fetches meanwhile, as if that were all.
+        """
+        found = {number for number, one in view.partitions.items() if one.leader_epoch != self._epochs[number]}
+        for number in found:
+            self._epochs[number] = max(self._epochs[number], view.partitions[number].leader_epoch)
+            self._freshness.elected(number)
+        self._unsettled |= found
+        if not self._unsettled:
+            return None
+        try:
+            told = await ends_of(
+                self._client, view, timeout_s=self._settings.request_timeout_s, only=sorted(self._unsettled)
+            )
+        except (KafkaError, OSError):
+            told = {}
+        for number in told:
+            # What was polled before it knew, and the answer under way, may have stopped short.
+            self._freshness.elected(number)
+        self._unsettled -= told.keys()
+        if self._unsettled:
+            return f"the new leader of partition {min(self._unsettled)} does not know yet what was acknowledged"
+        return "an election took place since the brokers were last asked"
+
+    def _judge(self, view: TopicView, question: Question, *, elected: str | None) -> bool:
+        """Whether the brokers' answers confirm a poll of every partition."""
+        freshness = self._freshness
         if elsewhere := newer_leader(view, known=question.leaders):
             number, leader = next(iter(elsewhere.items()))
             freshness.unconfirmed(
@@ -137,7 +168,7 @@ class Watch:
         elif view.dissenting:
             freshness.unconfirmed(f"{view.dissenting} of {view.answered} brokers see another topic of this name")
         elif elected:
-            freshness.unconfirmed("an election took place since the brokers were last asked")
+            freshness.unconfirmed(elected)
         else:
             freshness.confirmed(question)
             # After a doubt there may be no poll yet that a good answer could confirm.

@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, for_code
-from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.errors import KafkaError
 
-from revoker.cluster import NO_LEADER, TopicView, ask, look
+from revoker.cluster import look
 from revoker.diagnosis import explain
+from revoker.ends import ends_of
 from revoker.errors import RevokerError
 from revoker.events import Heartbeat
 from revoker.record import encode_heartbeat
@@ -31,8 +31,6 @@ from revoker.settings import Settings
 __all__ = ["Heartbeats", "Line", "Silence"]
 
 log: logging.Logger = logging.getLogger(__name__)
-
-_LATEST = -1
 
 
 class Landed(Protocol):
@@ -132,7 +130,7 @@ class Heartbeats:
         """One look, and a heartbeat through every partition that was silent since the last."""
         client = await self._line.client()
         view = await look(client, self._topic, timeout_s=self._timeout_s)
-        silent = self._silence.partitions(await _ends(client, view, timeout_s=self._timeout_s))
+        silent = self._silence.partitions(await ends_of(client, view, timeout_s=self._timeout_s))
         for outcome in await asyncio.gather(*(self._send(number) for number in silent), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -145,29 +143,3 @@ class Heartbeats:
         landed = await self._line.send(value, key=key, headers=headers, partition=partition)
         self._silence.sent(partition, offset=landed.offset)
         self.outcomes["sent"] += 1
-
-
-async def _ends(client: AIOKafkaClient, view: TopicView, *, timeout_s: float) -> dict[int, int]:
-    """The end offset of each partition whose leader answers. Raises KafkaError or OSError if none does."""
-    leaders: dict[int, list[int]] = {}
-    for number, partition in view.partitions.items():
-        if partition.leader != NO_LEADER:
-            leaders.setdefault(partition.leader, []).append(number)
-    ends: dict[int, int] = {}
-    failure: Exception | None = None
-    for node, numbers in leaders.items():
-        request = OffsetRequest(-1, 0, [(view.topic, [(number, _LATEST) for number in numbers])])
-        try:
-            response = await ask(client, node, request, timeout_s=timeout_s)
-        except (KafkaError, OSError) as error:
-            failure = error
-            continue
-        for _, partitions in response.topics:
-            for number, code, _, offset in partitions:
-                if code:
-                    failure = for_code(code)()
-                else:
-                    ends[number] = offset
-    if not ends and failure is not None:
-        raise failure
-    return ends

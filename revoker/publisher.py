@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from revoker import record
 from revoker.delivery import Delivery
@@ -152,6 +152,10 @@ def logout_selector(token: Verified, *, scope: LogoutScope) -> Selector:
     raise InvalidRevocation(f"scope is {scope!r}, must be token, everywhere or elsewhere")
 
 
+#: Namespace of the ids of single tokens' logouts (RFC 9562 section 5.5).
+_LOGOUTS: Final = uuid.UUID("3d1f6a3e-6a8b-4b7e-9c53-6f0c1c3b7a55")
+
+
 class Publisher:
     """Publishes revocations to the topic. Use it as ``async with Publisher(settings) as publisher``.
 
@@ -249,27 +253,22 @@ class Publisher:
         in the topic, nor on disk; OutcomeUnknown, never with an outbox, if it may be: then call again, or `publish`
         ``error.revocation`` again under its own id.
         """
-        return await self.publish(
-            _drafted(
-                selector=selector,
-                lifetimes=self._lifetimes,
-                now_s=math.floor(self._wall()),
-                event_id=self._new_id(),
-                exp=exp,
-                cutoff=cutoff,
-                reason=reason,
-                actor=actor,
-            )
+        return await self._publish_drafted(
+            selector=selector, event_id=self._new_id(), exp=exp, cutoff=cutoff, reason=reason, actor=actor
         )
 
     async def logout(
         self, token: Verified, *, scope: LogoutScope = "token", reason: str | None = "logout", actor: str | None = None
     ) -> Receipt:
-        """Revoke what a user who logs out with ``token`` means to end. Raises as `revoke` does."""
+        """Revoke what a user who logs out with ``token`` means to end. Raises as `revoke` does.
+
+        The logout of one token has the same event id however often it is repeated, so that no repetition adds to what
+        waits in an outbox.
+        """
         selector = logout_selector(token, scope=scope)
-        exp = None
+        exp, event_id = None, self._new_id()
         if isinstance(selector, Token | Digest):
-            exp = token.exp
+            exp, event_id = token.exp, str(uuid.uuid5(_LOGOUTS, "\0".join(selector.key)))
             if exp is None:
                 longest_s = self._lifetimes.longest_token_life_s
                 raise TokenOutlivesTopic(
@@ -283,7 +282,32 @@ class Publisher:
             # An issuer whose clock runs ahead of ours signs tokens of our future: the one presented has to be covered.
             now_s = math.floor(self._wall())
             cutoff = min(max(now_s, math.floor(token.claims.get("iat") or 0)), now_s + FUTURE_CUTOFF_S)
-        return await self.revoke(selector=selector, exp=exp, cutoff=cutoff, reason=reason, actor=actor)
+        return await self._publish_drafted(
+            selector=selector, event_id=event_id, exp=exp, cutoff=cutoff, reason=reason, actor=actor
+        )
+
+    async def _publish_drafted(
+        self,
+        *,
+        selector: Selector,
+        event_id: str,
+        exp: float | None,
+        cutoff: int | None,
+        reason: str | None,
+        actor: str | None,
+    ) -> Receipt:
+        return await self.publish(
+            _drafted(
+                selector=selector,
+                lifetimes=self._lifetimes,
+                now_s=math.floor(self._wall()),
+                event_id=event_id,
+                exp=exp,
+                cutoff=cutoff,
+                reason=reason,
+                actor=actor,
+            )
+        )
 
     async def publish(self, revocation: Revocation) -> Receipt:
         """Send one composed event and wait for its acknowledgement, for ``publish_timeout_s`` at most. Raises as

@@ -89,23 +89,17 @@ async def logout(request: web.Request) -> web.Response:
         return _refuse(service, error, clear=by_cookie)
     body = await bodies.read(request, max_bytes=service.settings.max_body_bytes, timeout_s=service.body_timeout_s)
     asked = parse(body, media_type=request.content_type)
-    if service.is_revoked is not None and service.is_revoked(token):
-        # Unknown (None) goes on: that somebody cannot log out hurts more than what a revoked token could do here.
-        if asked.scope != "token":
-            # Or a thief whose copy was revoked could go on ending every session its owner opens.
-            return _refuse(service, TokenRevoked(), clear=by_cookie)
-        # Nothing to publish: the record is there. So a repeated logout succeeds, with Kafka down as well, and costs
-        # nothing. It may be this very service's record that still waits.
-        delivery = service.publisher.delivery
-        response = web.Response(status=204) if delivery is None or not delivery.waiting else _stored(None)
-    else:
-        # If this raises, the cookie stays: the token is still valid, and without it the user could not try again.
-        receipt = await service.publisher.logout(
-            token, scope=asked.scope, reason=asked.reason or "logout", actor="self"
-        )
-        logger.info("logout, scope %s: event %s %s", asked.scope, receipt.revocation.id, receipt.state)
-        acknowledged = receipt.state == "acknowledged"
-        response = web.Response(status=204) if acknowledged else _stored(receipt.revocation.id)
+    if asked.scope != "token" and service.is_revoked is not None and service.is_revoked(token):
+        # Or a thief whose copy was revoked could go on ending every session its owner opens. Unknown (None) goes on:
+        # that somebody cannot log out hurts more than what a revoked token could do here.
+        return _refuse(service, TokenRevoked(), clear=by_cookie)
+    # A token known to be revoked is published again: its record need not be in the topic any more. The deny list
+    # outlives the log, and a topic made again is read by nodes that never knew the old one.
+    # If this raises, the cookie stays: the token may still be valid, and without it the user could not try again.
+    receipt = await service.publisher.logout(token, scope=asked.scope, reason=asked.reason or "logout", actor="self")
+    logger.info("logout, scope %s: event %s %s", asked.scope, receipt.revocation.id, receipt.state)
+    acknowledged = receipt.state == "acknowledged"
+    response = web.Response(status=204) if acknowledged else _stored(receipt.revocation.id)
     # "elsewhere" spares this very session. A cookie with another token than the one in Authorization is not ended by
     # this.
     if credential.in_cookie and asked.scope != "elsewhere":

@@ -130,7 +130,7 @@ async def test_an_admin_of_few_kinds_may_publish_those(make_apache_topic: MakeTo
 async def test_with_a_node_beside_it_a_revoked_token_cannot_log_out_others(
     make_apache_topic: MakeTopic, run_node: Callable[[Settings], Node]
 ) -> None:
-    """After its own logout a token repeats that with 204 and no second record, and is 401 for everything wider."""
+    """After its own logout a token repeats that, which is the same event once more, and is 401 for everything wider."""
     settings = await make_apache_topic()
     node = run_node(settings)
     await node.wait_ready(timeout_s=PATIENCE_S)
@@ -147,7 +147,26 @@ async def test_with_a_node_beside_it_a_revoked_token_cannot_log_out_others(
         ]
         other = (await door.logout(a_token(jti="j2"), json={"scope": "everywhere"})).status
     assert (statuses, other) == ([204, 204, 401], 204)
-    assert [event.selector.kind for event in await events_in(settings)] == ["token", "subject"]
+    events = await events_in(settings)
+    assert [event.selector.kind for event in events] == ["token", "token", "subject"]
+    assert events[0].id == events[1].id
+
+
+async def test_a_logout_repeated_after_the_topic_was_made_again_is_in_the_new_one(
+    make_apache_topic: MakeTopic,
+) -> None:
+    """That the token is known to be revoked does not say that its record is in the topic: in a chaos run a node started
+    later let the token in, although the logout had been acknowledged.
+    """
+    settings = await make_apache_topic()
+    async with open_door(settings, is_revoked=lambda _: True) as door:
+        await door.logout(a_token())
+        await topic.delete(settings)
+        await topic.create(settings)
+        deadline = time.monotonic() + PATIENCE_S
+        while (await door.logout(a_token())).status != 204:
+            assert time.monotonic() < deadline
+    assert {event.selector.kind for event in await events_in(settings)} == {"token"}
 
 
 async def test_a_hundred_logouts_at_once_are_a_hundred_records(make_topic: MakeTopic) -> None:

@@ -12,7 +12,7 @@ from tests.chaos.fleet import Fleet, NotConverged
 from tests.chaos.history import Fault as FaultEvent
 from tests.chaos.history import Recovered
 from tests.chaos.schedule import Fault, Round
-from tests.chaos.strikes import STRIKES
+from tests.chaos.strikes import STRIKES, revive
 from tests.chaos.struck import Effect
 from tests.chaos.topic_strikes import forget_garbage
 
@@ -58,6 +58,8 @@ class Driver:
                 self._say(f"the time is up: rounds {one.number} to {len(rounds)} are left out")
                 break
             await self._round(one)
+            if dead := await revive(self._fleet):
+                self._say(f"brokers that had ended by themselves were started again: {dead}")
             began_at = time.monotonic()
             well_at = await self._fleet.well()
             await forget_garbage(self._fleet)

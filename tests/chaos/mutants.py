@@ -146,27 +146,26 @@ def leaders_ignored() -> None:
     """A fetch that is answered is believed, whoever answers: nobody asks which broker leads by now."""
     from consumers import watch
 
-    def judge(self: Any, view: Any, question: Any) -> None:
-        unchanged = {
-            number: replace(one, leader_epoch=self._epochs.get(number, one.leader_epoch))
-            for number, one in view.partitions.items()
-        }
-        original(self, replace(view, partitions=unchanged), question)
+    async def elections(*_: Any) -> None:
+        return None
 
-    original = _replace(watch.Watch, "_judge", judge)
+    _replace(watch.Watch, "_elections", elections)
     _replace(watch, "newer_leader", lambda *_, **__: {})
 
 
 @_mutant
 def new_partition_ignored() -> None:
     """The partitions are those of the start; what is written to a later one is read by nobody."""
-    from consumers.watch import Watch
+    from consumers import watch
 
-    def judge(self: Any, view: Any, question: Any) -> None:
-        known = {number: one for number, one in view.partitions.items() if number in self._first.partitions}
-        original(self, replace(view, partitions=known), question)
+    first: dict[str, set[int]] = {}
 
-    original = _replace(Watch, "_judge", judge)
+    async def look(client: Any, topic: str, **options: Any) -> Any:
+        view = await original(client, topic, **options)
+        numbers = first.setdefault(topic, set(view.partitions))
+        return replace(view, partitions={number: one for number, one in view.partitions.items() if number in numbers})
+
+    original = _replace(watch, "look", look)
 
 
 @_mutant

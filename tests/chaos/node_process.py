@@ -220,6 +220,7 @@ def _status(node: Node, asker: Asker, config: NodeConfig) -> dict[str, Any]:
         "positions": {str(number): position for number, position in freshness.positions.items()},
         "topic_id": str(node.follower.view.topic_id) if node.follower.view is not None else None,
         "sessions": node.follower.sessions_total,
+        "tolerates": node.settings.tolerate_undecodable,
         "unread": sum(intake.unread_total.values()),
         "entries": sum(node.denylist.counts().values()),
         "checks": asker.checks,

@@ -15,7 +15,7 @@ from tests.chaos.schedule import BROKERS, Fault
 from tests.chaos.struck import Effect
 from tests.chaos.topic_strikes import OPERATORS_ACTS
 
-__all__ = ["STRIKES"]
+__all__ = ["STRIKES", "revive"]
 
 #: How much longer than planned a fault may last, to be seen to have an effect at all.
 _OVERTIME_S: Final = 6.0
@@ -32,6 +32,7 @@ def _number(fault: Fault) -> int:
 
 async def _kill_broker(fleet: Fleet, fault: Fault) -> Effect:
     broker = _number(fault)
+    await revive(fleet, broker)
     fleet.cluster.kill(broker)
     began_at = time.monotonic()
     gone = not fleet.cluster.running(broker)
@@ -40,6 +41,15 @@ async def _kill_broker(fleet: Fleet, fault: Fault) -> Effect:
     fleet.cluster.start(broker, wait=False)
     await _serving(fleet, broker)
     return Effect(began_at=began_at, ended_at=ended_at, verified=gone)
+
+
+async def revive(fleet: Fleet, *brokers: int) -> list[int]:
+    """Start the brokers, of all by default, that ended by themselves, as a supervisor would; which they were."""
+    dead = [broker for broker in brokers or BROKERS if not fleet.cluster.running(broker)]
+    for broker in dead:
+        fleet.cluster.start(broker, wait=False)
+        await _serving(fleet, broker)
+    return dead
 
 
 async def _serving(fleet: Fleet, broker: int) -> None:
@@ -56,6 +66,7 @@ async def _serving(fleet: Fleet, broker: int) -> None:
 
 async def _pause_broker(fleet: Fleet, fault: Fault) -> Effect:
     broker = _number(fault)
+    await revive(fleet, broker)
     pid = fleet.cluster._process(broker).pid
     fleet.cluster.pause(broker)
     stopped = await _seen(lambda: process_state(pid) == "T")

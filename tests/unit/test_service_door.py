@@ -79,8 +79,11 @@ async def test_a_logout_in_progress_is_answered_before_the_service_ends() -> Non
     async with silent_broker() as address, aiohttp.ClientSession() as session:
         async with open_door(settings(**hanging(address)), is_revoked=is_revoked) as door:
             headers = {"Authorization": f"Bearer {samples.token()}"}
-            request = asyncio.create_task(session.post(f"{door.origin}/logout", headers=headers))
-            await arrived.wait()
+            request = asyncio.create_task(
+                session.post(f"{door.origin}/logout", headers=headers, json={"scope": "everywhere"})
+            )
+            async with asyncio.timeout(30):
+                await arrived.wait()
             assert not request.done()
         assert (await request).status == 503
 

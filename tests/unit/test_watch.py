@@ -6,7 +6,9 @@ import asyncio
 import time
 import uuid
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+
+from aiokafka.protocol.offset import OffsetRequest
 
 from consumers.freshness import Freshness, State
 from consumers.watch import Watch
@@ -22,16 +24,23 @@ VIEW = TopicView(
 
 
 class _Brokers:
-    """Three brokers as the watch sees them through its client; the third one's answers never arrive."""
+    """Three brokers as the watch sees them through its client; the third one's answers never arrive.
+
+    ``end_known``: whether the leader knows how far its log was acknowledged.
+    """
 
     def __init__(self) -> None:
+        self.epoch = 3
+        self.end_known = True
         self.cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=node) for node in (1, 2, 3)])
         self._conns: dict[Any, Any] = {}
 
-    async def send(self, node: int, *_: object, **__: object) -> Any:
+    async def send(self, node: int, request: object, **_: object) -> Any:
+        if isinstance(request, OffsetRequest):
+            return SimpleNamespace(topics=[("t", [(0, 0 if self.end_known else 5, -1, 7 if self.end_known else -1)])])
         if node == 3:
             await asyncio.Event().wait()
-        partition: Any = (0, 0, 1, 3, [1, 2, 3], [1, 2, 3], [], {})
+        partition: Any = (0, 0, 1, self.epoch, [1, 2, 3], [1, 2, 3], [], {})
         topic: Any = (0, "t", TOPIC_ID, False, [partition], -(2**31), {})
         return SimpleNamespace(cluster_id="c", topics=[topic])
 
@@ -71,3 +80,42 @@ async def test_a_broker_in_a_black_hole_makes_no_node_stale() -> None:
         await asyncio.gather(watching, return_exceptions=True)
     assert was_live
     assert not_live_s == 0.0
+
+
+async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
+    """After an election its high watermark may stand below what was acknowledged before (KIP-207): polls count only
+    once it tells where its log ends, and then only those asked afterwards.
+    """
+    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.1, fetch_max_wait_ms=20)
+    freshness = Freshness.from_settings(settings)
+    freshness.connecting("test")
+    freshness.begin(starts={0: 0}, barriers={0: 0})
+    brokers = _Brokers()
+    brokers.epoch, brokers.end_known = 4, False
+    watch = Watch(
+        cast("Any", brokers),
+        settings=settings,
+        freshness=freshness,
+        first=VIEW,
+        report=Report(view=VIEW, configs={}, violations=()),
+        noted=lambda _: None,
+        checked=lambda _: None,
+    )
+    watching = asyncio.create_task(watch.run())
+    try:
+        for stamp in range(40):
+            freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
+            assert freshness.state is not State.LIVE
+            await asyncio.sleep(0.02)
+        assert "does not know yet what was acknowledged" in freshness.why()
+        brokers.end_known = True
+        deadline = time.monotonic() + 10
+        for stamp in range(100, 10**6):
+            freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
+            if freshness.state is State.LIVE:
+                break
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
