@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from revoker.outbox.file import Counts, OutboxFile, Waiting, read
 from tests.disks import small_disk
 from tests.outbox_entries import NOW_S, entry
 
-EVERYTHING = {"after": 0, "limit": 10_000, "max_bytes": 1 << 30}
+EVERYTHING: dict[str, Any] = {"after": 0, "limit": 10_000, "max_bytes": 1 << 30}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.disks import small_disk
 from tests.outbox_entries import NOW_S, entry
 
 PATIENCE_S = 30.0
-EVERYTHING = {"after": 0, "limit": 10_000, "max_bytes": 1 << 30}
+EVERYTHING: dict[str, Any] = {"after": 0, "limit": 10_000, "max_bytes": 1 << 30}
 
 
 @pytest.fixture
