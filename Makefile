@@ -85,6 +85,14 @@ SEED ?= 7
 chaos: $(STAMP) broker ## FAULTS=200 faults by the schedule of SEED=7 on three brokers, a service and five nodes; judged
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED) $(CHAOS_ARGS)
 
+.PHONY: bench-outbox
+bench-outbox: $(STAMP) ## revocations a second that 256 callers get on disk, beside one fsync per call
+	@$(BIN)/python -m benchmarks.outbox
+
+.PHONY: bench-signatures
+bench-signatures: $(STAMP) ## what reading a signed record costs, beside an unsigned one
+	@$(BIN)/python -m benchmarks.signatures
+
 .PHONY: clean
 clean: ## remove .venv and every cache in this directory
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
