@@ -53,7 +53,7 @@ def test_what_fits_together_is_taken(values: dict[str, Any]) -> None:
         (TLS | ENDPOINT, "kafka_oauth_token_url is set, but kafka_security_protocol is SSL"),
         (SASL, "kafka_sasl_mechanism is SCRAM-SHA-512, which needs kafka_sasl_username and kafka_sasl_password"),
         (SASL | {"kafka_sasl_username": "node"}, "which needs kafka_sasl_password"),
-        (SASL | PASSWORD | {"kafka_sasl_username": "a\0b"}, "holds a null character"),
+        (SASL | PASSWORD | {"kafka_sasl_password": "a\0b"}, "holds a null character"),
         (SASL | PASSWORD | ENDPOINT, "kafka_oauth_token_url is set, but kafka_sasl_mechanism is SCRAM-SHA-512"),
         (OAUTH | ENDPOINT | PASSWORD, "kafka_sasl_username is set, but kafka_sasl_mechanism is OAUTHBEARER"),
         (OAUTH, "which needs kafka_oauth_token_url, kafka_oauth_client_id, kafka_oauth_client_secret, or"),
