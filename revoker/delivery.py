@@ -82,11 +82,6 @@ class Delivery:
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
-    def waiting(self) -> bool:
-        """Whether anything accepted is not in the topic yet."""
-        return self._outbox.counts.waiting > 0
-
-    @property
     def death(self) -> BaseException | None:
         """What the relay, or the outbox's thread, died of, which only a defect can cause; None while they live, or were
         stopped.

@@ -241,20 +241,30 @@ class Publisher:
         self,
         *,
         selector: Selector,
+        event_id: str | None = None,
         exp: float | None = None,
         cutoff: int | None = None,
         reason: str | None = None,
         actor: str | None = None,
     ) -> Receipt:
-        """Revoke ``selector`` for the whole fleet; see `compose` for the arguments.
+        """Revoke ``selector`` for the whole fleet; see `compose` for the arguments. ``event_id``: None = a new one.
 
         Returns once every in-sync replica has it, or with an outbox after ``publish_timeout_s`` at most, once it is on
         disk. Raises InvalidRevocation before anything is sent; NotAccepted (OutboxUnavailable) if it is certainly not
         in the topic, nor on disk; OutcomeUnknown, never with an outbox, if it may be: then call again, or `publish`
         ``error.revocation`` again under its own id.
         """
-        return await self._publish_drafted(
-            selector=selector, event_id=self._new_id(), exp=exp, cutoff=cutoff, reason=reason, actor=actor
+        return await self.publish(
+            _drafted(
+                selector=selector,
+                lifetimes=self._lifetimes,
+                now_s=math.floor(self._wall()),
+                event_id=self._new_id() if event_id is None else event_id,
+                exp=exp,
+                cutoff=cutoff,
+                reason=reason,
+                actor=actor,
+            )
         )
 
     async def logout(
@@ -266,7 +276,7 @@ class Publisher:
         waits in an outbox.
         """
         selector = logout_selector(token, scope=scope)
-        exp, event_id = None, self._new_id()
+        exp = event_id = None
         if isinstance(selector, Token | Digest):
             exp, event_id = token.exp, str(uuid.uuid5(_LOGOUTS, "\0".join(selector.key)))
             if exp is None:
@@ -282,31 +292,8 @@ class Publisher:
             # An issuer whose clock runs ahead of ours signs tokens of our future: the one presented has to be covered.
             now_s = math.floor(self._wall())
             cutoff = min(max(now_s, math.floor(token.claims.get("iat") or 0)), now_s + FUTURE_CUTOFF_S)
-        return await self._publish_drafted(
+        return await self.revoke(
             selector=selector, event_id=event_id, exp=exp, cutoff=cutoff, reason=reason, actor=actor
-        )
-
-    async def _publish_drafted(
-        self,
-        *,
-        selector: Selector,
-        event_id: str,
-        exp: float | None,
-        cutoff: int | None,
-        reason: str | None,
-        actor: str | None,
-    ) -> Receipt:
-        return await self.publish(
-            _drafted(
-                selector=selector,
-                lifetimes=self._lifetimes,
-                now_s=math.floor(self._wall()),
-                event_id=event_id,
-                exp=exp,
-                cutoff=cutoff,
-                reason=reason,
-                actor=actor,
-            )
         )
 
     async def publish(self, revocation: Revocation) -> Receipt:

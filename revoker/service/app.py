@@ -50,11 +50,10 @@ def create_app(
     both. It starts without Kafka, answers 503 until there is one, or 202 if it has an outbox, and says so in
     ``/readyz``.
 
-    ``is_revoked``: whether a verified token has been revoked; None = not known. A revoked token may
-    repeat its own logout, and nothing wider. Without it
-    every token that verifies may act. ``body_timeout_s``: longest time for a request's body to arrive.
-    ``watch_every_s``: between two questions to Kafka, and two looks at the audit file. ``wall`` gives Unix seconds;
-    ``new_id`` the id of an admin's event.
+    ``is_revoked``: whether a verified token has been revoked; None = not known. A revoked token may repeat its own
+    logout, and nothing wider; without it every token that verifies may act. ``body_timeout_s``: longest time for a
+    request's body to arrive. ``watch_every_s``: between two questions to Kafka, and two looks at the audit file.
+    ``wall`` gives Unix seconds; ``new_id`` the id of an admin's event.
 
     Raises SettingsError for a cookie no browser would take, an origin that is none, or malformed admin tokens.
     """

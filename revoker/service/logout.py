@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from revoker.events import FreeText
+from revoker.nearest import nearest
 from revoker.publisher import LogoutScope
 from revoker.service import bodies
 from revoker.service.credentials import find_credential
@@ -34,14 +35,14 @@ class LogoutRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reason: FreeText | None = None
 
 
-class LogoutStored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LogoutStored(msgspec.Struct, frozen=True, kw_only=True):
     """The answer 202: the logout is on the service's disk, and on its way to every node. ``event_id``: under which it
-    will be in the topic; absent if an earlier logout did it.
+    will be in the topic.
     """
 
     state: Literal["stored"]
     detail: str
-    event_id: str | None = None
+    event_id: str
 
 
 def parse(body: bytes, *, media_type: str) -> LogoutRequest:
@@ -64,7 +65,7 @@ def parse(body: bytes, *, media_type: str) -> LogoutRequest:
         )
     scope = fields.get("scope", "token")
     if scope not in SCOPES:
-        raise Refused(422, code="invalid_body", detail=f"The scope is none that exists{bodies.nearest(scope, SCOPES)}")
+        raise Refused(422, code="invalid_body", detail=f"The scope is none that exists{nearest(scope, SCOPES)}")
     return bodies.typed(fields, LogoutRequest, known=LogoutRequest.__struct_fields__, of="a logout")
 
 
@@ -107,7 +108,7 @@ async def logout(request: web.Request) -> web.Response:
     return response
 
 
-def _stored(event_id: str | None) -> web.Response:
+def _stored(event_id: str) -> web.Response:
     answer = LogoutStored(
         state="stored",
         detail="The logout is stored and will be sent to every node; one that it has not reached may still accept the "
