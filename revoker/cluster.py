@@ -35,7 +35,18 @@ from aiokafka.protocol.types import (
 from revoker.diagnosis import explain, quiet_logs
 from revoker.errors import BrokerError, BrokerUnreachable, NotPermitted, SettingsError, TopicMissing
 
-__all__ = ["NO_LEADER", "PartitionView", "TopicView", "ask", "first_answer", "look", "newer_leader", "permitted"]
+__all__ = [
+    "NO_LEADER",
+    "PartitionView",
+    "TopicView",
+    "ask",
+    "first_answer",
+    "granting",
+    "lacking",
+    "look",
+    "newer_leader",
+    "permitted",
+]
 
 #: Kafka's way to say that a partition has no leader.
 NO_LEADER: Final = -1
@@ -107,10 +118,20 @@ def permitted(view: TopicView, right: Literal["Read", "Write"]) -> None:
     A right that was taken away shows here and in nothing else: fetches and the client's own metadata go silent.
     """
     if view.rights is not None and right not in view.rights:
-        raise NotPermitted(
-            f"this user lacks the right {right} on topic {view.topic!r}: "
-            f"kafka-acls.sh --add --allow-principal User:NAME --operation {right} --topic {view.topic}"
-        )
+        raise lacking(right, view.topic)
+
+
+def lacking(right: str, topic: str, *, so: str = "", grant: str | None = None) -> NotPermitted:
+    """The error for a right on ``topic`` that this user lacks, with the command that grants it.
+
+    ``so``: what follows, put behind the topic. ``grant``: the right to ask for; None = the one that is missing.
+    """
+    return NotPermitted(f"this user lacks the right {right} on topic {topic!r}{so}: {granting(grant or right, topic)}")
+
+
+def granting(right: str, topic: str) -> str:
+    """The command of Kafka's own tool that grants a right on ``topic``."""
+    return f"kafka-acls.sh --add --allow-principal User:NAME --operation {right} --topic {topic}"
 
 
 async def look(client: AIOKafkaClient, topic: str, *, timeout_s: float) -> TopicView:
@@ -274,10 +295,8 @@ def _refusal(topic: str, error: int) -> Exception:
     if error == _UNKNOWN_TOPIC:
         return TopicMissing(f"topic {topic!r} does not exist: make it with `revoker topic create`")
     if error == _TOPIC_DENIED:
-        return NotPermitted(
-            f"this user lacks the right Describe on topic {topic!r} (Read and Write imply it), so whether it exists is "
-            f"unknown: kafka-acls.sh --add --allow-principal User:NAME --operation Read --topic {topic}"
-        )
+        so = " (Read and Write imply it), so whether it exists is unknown"
+        return lacking("Describe", topic, so=so, grant="Read")
     if error == _INVALID_TOPIC:
         return SettingsError(
             f"topic is {topic!r}, which Kafka does not allow: "

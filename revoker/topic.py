@@ -16,14 +16,13 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest
 
-from revoker.cluster import NO_LEADER, TopicView, ask, first_answer, look
+from revoker.cluster import NO_LEADER, TopicView, ask, first_answer, granting, lacking, look
 from revoker.contract import AUTO_CREATE, Violation, violations, wanted
 from revoker.diagnosis import explain
 from revoker.errors import (
     BrokerError,
     BrokerUnreachable,
     ContractViolated,
-    NotPermitted,
     SettingsError,
     TopicMissing,
 )
@@ -106,8 +105,7 @@ async def check_with(client: AIOKafkaClient, *, settings: Settings, view: TopicV
     if configs is None:
         refused = {
             "unanswered": "this user lacks the right DescribeConfigs on the topic, so the broker did not say",
-            "ask_for_it": "kafka-acls.sh --add --allow-principal User:NAME --operation DescribeConfigs "
-            f"--topic {settings.topic}",
+            "ask_for_it": granting("DescribeConfigs", settings.topic),
         }
     return Report(
         view=view,
@@ -154,7 +152,7 @@ async def delete(settings: Settings, *, timeout_s: float = 15.0) -> None:
         response = await first_answer(client, _controller_first(client), request, timeout_s=timeout_s)
         _, code = response.topic_error_codes[0]
         if code in (_TOPIC_DENIED, _CLUSTER_DENIED):
-            raise NotPermitted(f"this user lacks the right Delete on topic {settings.topic!r}")
+            raise lacking("Delete", settings.topic)
         if code not in (0, _UNKNOWN_TOPIC, _TIMED_OUT):  # a timeout only says that it goes on after the answer
             raise BrokerError(f"topic {settings.topic!r} was not deleted: {explain(for_code(code)())}")
 
@@ -205,10 +203,7 @@ def _refusal(settings: Settings, code: int, text: str | None, *, brokers: int) -
     if code == _BAD_PARTITIONS:
         return SettingsError(f"topic_partitions is {settings.topic_partitions}, which the cluster refuses{said}")
     if code in (_TOPIC_DENIED, _CLUSTER_DENIED):
-        return NotPermitted(
-            f"this user lacks the right Create on topic {settings.topic!r}: kafka-acls.sh --add "
-            f"--allow-principal User:NAME --operation Create --topic {settings.topic}{said}"
-        )
+        return lacking("Create", settings.topic, so=said)
     return BrokerError(f"topic {settings.topic!r} was not made: {explain(for_code(code)())}{said}")
 
 

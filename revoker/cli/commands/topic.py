@@ -10,7 +10,7 @@ import click
 from revoker.cli.exits import Exit
 from revoker.cli.options import CONTRACT, KAFKA, KEEPING, Command, settings_options
 from revoker.cli.output import Output, clean, output_options, table
-from revoker.errors import NotPermitted
+from revoker.cluster import lacking
 from revoker.rights import Right, apply, least, remove
 from revoker.settings import Settings
 from revoker.topic import Report, check, create
@@ -124,11 +124,7 @@ def _rights_in_words(settings: Settings, rights: tuple[Right, ...], how: str | N
 
 def _exit_of(report: Report) -> Exit:
     if report.denied is not None and not report.losing:
-        raise NotPermitted(
-            f"this user lacks the right {report.denied} on topic {report.view.topic!r}: whether it keeps its contract "
-            f"is unknown: kafka-acls.sh --add --allow-principal User:NAME --operation {report.denied} "
-            f"--topic {report.view.topic}"
-        )
+        raise lacking(report.denied, report.view.topic, so=", so whether it keeps its contract is unknown")
     return Exit.NO if report.losing else Exit.OK
 
 
