@@ -12,13 +12,13 @@ missed something.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
 from revoker.errors import InvalidRevocation
 from revoker.events import KINDS, EventId, FreeText, Heartbeat, Revocation, Selector, UnixSeconds
+from revoker.moments import rfc3339
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -233,15 +233,11 @@ def _headers(*, id: str, type: str, at: int, expires_at: int | None = None) -> H
         "ce_id": id,
         "ce_source": "/revoker",
         "ce_type": type,
-        "ce_time": _rfc3339(at),
+        "ce_time": rfc3339(at),
     }
     if expires_at is not None:
-        texts["ce_expirytime"] = _rfc3339(expires_at)
+        texts["ce_expirytime"] = rfc3339(expires_at)
     return [(name, text.encode()) for name, text in texts.items()]
-
-
-def _rfc3339(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19] + "Z"
 
 
 def json_schema() -> dict[str, Any]:

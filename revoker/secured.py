@@ -15,6 +15,7 @@ from cryptography import x509
 
 from revoker.diagnosis import conceal_logins, explain
 from revoker.errors import SettingsError
+from revoker.moments import rfc3339
 from revoker.oauth import token_provider
 from revoker.settings import Settings
 
@@ -162,18 +163,14 @@ def certificate_doubt(settings: Settings, *, wall: Callable[[], float] = time.ti
     if now > certificate.not_valid_after_utc:
         return (
             f"this client's certificate, kafka_ssl_certificate_file {name!r}, expired at "
-            f"{_rfc3339(certificate.not_valid_after_utc)}: renew it"
+            f"{rfc3339(certificate.not_valid_after_utc.timestamp())}: renew it"
         )
     if now < certificate.not_valid_before_utc:
         return (
             f"this client's certificate, kafka_ssl_certificate_file {name!r}, is not valid before "
-            f"{_rfc3339(certificate.not_valid_before_utc)}: look at this machine's clock"
+            f"{rfc3339(certificate.not_valid_before_utc.timestamp())}: look at this machine's clock"
         )
     return None
-
-
-def _rfc3339(when: datetime) -> str:
-    return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _unreadable(name: str, path: str, error: Exception) -> str:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
 import tomllib
@@ -24,6 +23,7 @@ from typing import Any, Final, TypeAlias
 from revoker.algorithms import Unusable
 from revoker.errors import SettingsError
 from revoker.events import KINDS
+from revoker.nearest import nearest
 from revoker.pem import public_key
 from revoker.signature import PUBLISHER_ID_RULE, VerifyingKey, is_publisher_id
 from revoker.trust import NARROW_KINDS, Scope, Trust, TrustedKey, TrustedPublisher
@@ -160,7 +160,7 @@ class _Reader:
         if "kinds" in table:
             named = self._texts(table["kinds"], f"{where}.kinds")
             for kind in sorted(named - {"*"} - set(KINDS)):
-                raise self._wrong(f"{where}.kinds names {kind!r}, {_nearest(kind, [*KINDS, '*'])}")
+                raise self._wrong(f"{where}.kinds names {kind!r}{nearest(kind, [*KINDS, '*'])}")
             kinds = frozenset(KINDS) if "*" in named else named
         issuers = None
         if "issuers" in table:
@@ -230,12 +230,7 @@ class _Reader:
     def _only(self, found: Mapping[str, Any], names: Collection[str], where: str) -> None:
         for name in found:
             if name not in names:
-                raise self._wrong(f"{where} has {name!r}, {_nearest(name, names)}")
+                raise self._wrong(f"{where} has {name!r}{nearest(name, names)}")
 
     def _wrong(self, what: str) -> SettingsError:
         return SettingsError(f"trusted_publishers_file {self._path} {what}")
-
-
-def _nearest(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

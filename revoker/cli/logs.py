@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from datetime import UTC, datetime
 from typing import Literal
+
+from revoker.moments import rfc3339
 
 __all__ = ["configure"]
 
@@ -14,7 +15,7 @@ __all__ = ["configure"]
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "time": rfc3339(record.created, milliseconds=True),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -26,7 +27,7 @@ class _Json(logging.Formatter):
 
 class _Text(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002
-        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        return rfc3339(record.created, milliseconds=True)
 
 
 def configure(*, level: Literal["debug", "info", "warning", "error"], form: Literal["text", "json"]) -> None:

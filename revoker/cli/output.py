@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from revoker import moments
 
 if TYPE_CHECKING:
     from consumers.freshness import Progress
@@ -54,8 +55,7 @@ def rfc3339(seconds: float | None) -> str | None:
     """Unix seconds in RFC 3339, UTC; milliseconds if there is a fraction. None stays None."""
     if seconds is None:
         return None
-    whole = float(seconds).is_integer()
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds" if whole else "milliseconds")[:-6] + "Z"
+    return moments.rfc3339(seconds, milliseconds=not float(seconds).is_integer())
 
 
 def clean(text: str) -> str:

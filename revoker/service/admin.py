@@ -28,6 +28,7 @@ from revoker.events import (
     Withdrawal,
     claim_text,
 )
+from revoker.nearest import nearest
 from revoker.publisher import Receipt, compose
 from revoker.service import bodies, confirmation
 from revoker.service.admins import Admin, identify
@@ -86,9 +87,9 @@ def kind_of(fields: Mapping[str, Any]) -> str:
     """The kind a body names. Raises Refused with 422 if it names none that exists."""
     kind = fields.get("kind")
     if kind is None:
-        raise Refused(422, code="invalid_body", detail=f"The field kind is missing{bodies.nearest(None, KINDS)}")
+        raise Refused(422, code="invalid_body", detail=f"The field kind is missing{nearest(None, KINDS)}")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise Refused(422, code="invalid_body", detail=f"The kind is none that exists{bodies.nearest(kind, KINDS)}")
+        raise Refused(422, code="invalid_body", detail=f"The kind is none that exists{nearest(kind, KINDS)}")
     return kind
 
 

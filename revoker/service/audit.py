@@ -12,13 +12,13 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
 from revoker.events import FreeText
 from revoker.health import Check
+from revoker.moments import rfc3339
 from revoker.service.audit_file import AppendOnlyFile
 
 __all__ = ["SERVICE", "STRANGER", "Allowance", "Audit", "Entry", "Outcome", "line"]
@@ -68,7 +68,7 @@ def line(entry: Entry, *, at: float) -> bytes:
 
     ``at``: Unix seconds.
     """
-    time = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+    time = rfc3339(at, milliseconds=True)
     return _JWS.sub("(token)", json.dumps({"time": time, **msgspec.to_builtins(entry)})).encode()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,9 +11,10 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
+from revoker.nearest import nearest
 from revoker.service.problems import Refused
 
-__all__ = ["FORM", "JSON", "expectation", "fields_of_form", "fields_of_json", "nearest", "read", "typed"]
+__all__ = ["FORM", "JSON", "expectation", "fields_of_form", "fields_of_json", "read", "typed"]
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -131,13 +131,6 @@ def typed(fields: Mapping[str, Any], shape: type[T], *, known: Iterable[str], of
         return msgspec.convert(dict(fields), shape)
     except msgspec.ValidationError as error:
         raise Refused(422, code="invalid_body", detail=f"{error} (field of {of})") from None
-
-
-def nearest(word: object, words: Iterable[str]) -> str:
-    """The end of a message about a wrong word: the nearest right one, or all of them."""
-    words = tuple(words)
-    near = difflib.get_close_matches(word, words, n=1) if isinstance(word, str) and len(word) <= 100 else []
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(words)}"
 
 
 def _shown(name: str) -> str:

@@ -6,12 +6,12 @@ hits is not known to anybody, and the preview says that instead of a number.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from revoker.events import Claim, Client, Everything, Issuer, Key, Revocation, UnixSeconds
+from revoker.moments import rfc3339
 
 __all__ = ["Preview", "Reach", "preview", "selector_fields"]
 
@@ -58,8 +58,8 @@ def preview(event: Revocation, *, own_issuer: str | None) -> Preview:
     if event.cutoff is None:
         issued = "whenever issued"
     else:
-        issued = f"issued at {_time(event.cutoff)} or before (their iat), or without iat"
-        spared.append(f"tokens issued after {_time(event.cutoff)}: who logs in again goes on")
+        issued = f"issued at {rfc3339(event.cutoff)} or before (their iat), or without iat"
+        spared.append(f"tokens issued after {rfc3339(event.cutoff)}: who logs in again goes on")
     if not everyone:
         spared.append("tokens of other issuers")
     spared.append("the admin tokens of the logout service: they are no JWTs, so the rule can be withdrawn")
@@ -69,7 +69,7 @@ def preview(event: Revocation, *, own_issuer: str | None) -> Preview:
         selector=selector_fields(selector),
         issued_until=event.cutoff,
         kept_until=event.expires_at,
-        words=f"Until {_time(event.expires_at)} every node refuses {_which(event)}, {issued}",
+        words=f"Until {rfc3339(event.expires_at)} every node refuses {_which(event)}, {issued}",
         spared=tuple(spared),
         reach=Reach(
             every_issuer=everyone,
@@ -101,7 +101,3 @@ def _which(event: Revocation) -> str:
 
 def _of(iss: str) -> str:
     return f"of the issuer {iss!r}" if iss else "without iss"
-
-
-def _time(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
