@@ -1,4 +1,4 @@
-"""One outage, told once: what is news among failures that repeat, and what the Kafka client last said of it."""
+"""One outage, told once: what is news among failures that repeat."""
 
 from __future__ import annotations
 

@@ -20,11 +20,9 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from consumers.intake import Unparsable
 from revoker.cluster import ask
+from revoker.kafka import MAX_PARTITION_FETCH_BYTES
 
 __all__ = ["next_slice"]
-
-#: As much as the client fetches of one partition.
-_FETCH_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +80,8 @@ async def next_slice(
 async def _fetch(client: AIOKafkaClient, partition: TopicPartition, position: int, *, timeout_s: float) -> bytes:
     """The batches from ``position`` on, as they are. Raises KafkaError, OSError or TimeoutError."""
     leader = client.cluster.leader_for_partition(partition)
-    wanted = [(partition.topic, [(partition.partition, position, _FETCH_BYTES)])]
-    response = await ask(client, leader, FetchRequest(0, 0, _FETCH_BYTES, 0, wanted), timeout_s=timeout_s)
+    wanted = [(partition.topic, [(partition.partition, position, MAX_PARTITION_FETCH_BYTES)])]
+    response = await ask(client, leader, FetchRequest(0, 0, MAX_PARTITION_FETCH_BYTES, 0, wanted), timeout_s=timeout_s)
     for _, partitions in response.topics:
         for answer in partitions:
             if answer[1]:

@@ -28,6 +28,7 @@ from revoker.settings import Settings
 
 __all__ = [
     "MAX_BATCH_BYTES",
+    "MAX_PARTITION_FETCH_BYTES",
     "client_arguments",
     "client_of",
     "connect_in_parallel",
@@ -50,7 +51,7 @@ MAX_BATCH_BYTES: Final = 262_144
 
 #: Most bytes of one partition in one fetch. aiokafka decodes a fetch without yielding: 1 MiB keeps the loop's longest
 #: turn short.
-_MAX_PARTITION_FETCH_BYTES: Final = 1 << 20
+MAX_PARTITION_FETCH_BYTES: Final = 1 << 20
 
 #: Clients and connections that no longer allow topic creation.
 _never_creating: WeakSet[AIOKafkaClient] = WeakSet()
@@ -89,7 +90,7 @@ def consumer_arguments(settings: Settings) -> dict[str, Any]:
         # With read_committed another producer's hanging transaction would stop delivery while everything looks alive.
         "isolation_level": "read_uncommitted",
         "fetch_max_wait_ms": settings.fetch_max_wait_ms,
-        "max_partition_fetch_bytes": _MAX_PARTITION_FETCH_BYTES,
+        "max_partition_fetch_bytes": MAX_PARTITION_FETCH_BYTES,
         "check_crcs": True,
     }
 

@@ -147,13 +147,13 @@ class Tail(Intake):
 
     def take(self, records: Iterable[RawRecord]) -> int:
         """See `Intake.take`; here every record counts."""
-        taken = 0
-        for taken, record in enumerate(records, start=1):  # noqa: B007 - how many is the answer
+        records = tuple(records)
+        for record in records:
             if record.offset >= self._next.get(record.partition, self._first(record.partition)):
                 self._next[record.partition] = record.offset + 1
                 event = decode(record.value)
                 self._printed(record, event, self._origin(record, event))
-        return taken
+        return len(records)
 
     def _origin(self, record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> str | Refusal | None:
         if self.provenance is None:
