@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import kafka_errors
@@ -22,6 +21,7 @@ from revoker.settings import Settings
 from tests.broker.conftest import PATIENCE_S, eventually, knows, put, revoke_sessions, settings_for
 from tests.broker.witness import Witness, never_live_without
 from tests.broker.zstd import put_zstd
+from tests.brokers.admin import admin_client
 from tests.brokers.apache import ApacheKafka
 from tests.brokers.frames import FETCH
 from tests.brokers.proxy import Fault
@@ -38,17 +38,6 @@ def quick(kafka: ApacheKafka, name: str, **changes: Any) -> Settings:
     """Settings under which a node notices within about a second."""
     values: dict[str, Any] = {"staleness_bound_s": 1.0, "request_timeout_s": 1.0, "metadata_max_age_s": 1.0}
     return settings_for(kafka.bootstrap, name, **values | changes)
-
-
-@asynccontextmanager
-async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """aiokafka's own admin client."""
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 async def followed(settings: Settings, run_node: RunNode) -> Node:
@@ -74,7 +63,7 @@ async def test_no_error_of_a_fetch_is_taken_for_silence(kafka: ApacheKafka, topi
     """
     everybody = {code: quick(kafka, f"{topic_name}-{code}", fetch_max_wait_ms=200) for code in CODES}
     first = next(iter(everybody.values()))
-    async with admin(first) as client:
+    async with admin_client(first.kafka_bootstrap_servers) as client:
         goal = topic.wanted(first)
         await client.create_topics([NewTopic(one.topic, 1, 1, topic_configs=goal) for one in everybody.values()])
     await put_everywhere(everybody, session("before"))
@@ -164,7 +153,7 @@ async def test_a_head_deleted_before_it_was_read_is_told(
     start = node.freshness.positions[0]
     kafka.proxy(1).set(Fault(kind="mute", apis=FETCHES))
     await revoke_sessions(settings, "lost", "kept")
-    async with admin(settings) as client:
+    async with admin_client(settings.kafka_bootstrap_servers) as client:
         await client.delete_records({TopicPartition(topic_name, 0): RecordsToDelete(before_offset=start + 1)})
     failures = node.follower.failures_total
     kafka.join()
@@ -186,7 +175,7 @@ async def test_a_topic_made_again_at_once_fools_nobody(
     node = await followed(settings, run_node)
     await revoke_sessions(settings, "old0", "old1")
     await eventually(lambda: knows(node, "old1"), "the old ones arrive")
-    async with admin(settings) as client:
+    async with admin_client(settings.kafka_bootstrap_servers) as client:
         await client.delete_topics([topic_name])
     await topic.create(settings)
     names = [f"new{number}" for number in range(records)]
@@ -219,7 +208,7 @@ async def test_a_retention_shortened_while_live_is_noticed(
 async def alter(settings: Settings, name: str, value: str) -> None:
     """Alter one of the topic's settings; aiokafka's request resets all that it does not name."""
     goal = topic.wanted(settings) | {name: value}
-    async with admin(settings) as client:
+    async with admin_client(settings.kafka_bootstrap_servers) as client:
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic, goal)])
 
 

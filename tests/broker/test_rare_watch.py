@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin import NewPartitions
 
 from consumers.node import Node
 from revoker import topic
 from revoker.settings import Settings
 from tests.broker.conftest import PATIENCE_S, MakeTopic, eventually, knows, put, revoke_sessions, settings_for
 from tests.broker.witness import never_live_without
+from tests.brokers.admin import admin_client
 from tests.brokers.apache import ApacheKafka
 from tests.brokers.frames import FETCH
 from tests.brokers.proxy import Fault
@@ -29,16 +30,6 @@ RARE: dict[str, Any] = {
     "metadata_max_age_s": 0.5,
     "fetch_max_wait_ms": 50,
 }
-
-
-@asynccontextmanager
-async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @asynccontextmanager
@@ -83,7 +74,7 @@ async def test_a_topic_made_again_behind_a_cut_is_noticed(
     await node.wait_ready(timeout_s=PATIENCE_S)
     await eventually(lambda: knows(node, "old0"), "it arrives")
     kafka.proxy(1).set(Fault(kind="mute", apis=frozenset({FETCH})))
-    async with admin(settings) as client:
+    async with admin_client(settings.kafka_bootstrap_servers) as client:
         await client.delete_topics([settings.topic])
     await topic.create(settings)
     names = [f"new{number}" for number in range(5)]
@@ -98,7 +89,7 @@ async def test_a_partition_added_is_noticed(make_apache_topic: MakeTopic, run_no
     settings = await make_apache_topic(**RARE)
     node = run_node(settings)
     await node.wait_ready(timeout_s=PATIENCE_S)
-    async with busy(settings), admin(settings) as client:
+    async with busy(settings), admin_client(settings.kafka_bootstrap_servers) as client:
         await client.create_partitions({settings.topic: NewPartitions(total_count=2)})
         await put(settings, session("s1"), partition=1)
         await never_live_without(node, "s1", bound_s=settings.staleness_bound_s)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.admin import NewPartitions, RecordsToDelete
 from aiokafka.errors import KafkaError
 
 from revoker import topic
@@ -17,6 +17,7 @@ from revoker.cluster import TopicView, look
 from revoker.errors import BrokerError, TopicMissing
 from revoker.kafka import connected
 from revoker.settings import Settings
+from tests.brokers.admin import admin_client
 
 __all__ = ["add_partition", "append", "delete_records", "log_starts", "recreate", "view"]
 
@@ -69,7 +70,7 @@ async def add_partition(settings: Settings) -> tuple[int, int]:
 
     async def grow() -> int:
         if len((await view(settings)).partitions) == before:
-            async with _admin(settings) as admin:
+            async with admin_client(settings.kafka_bootstrap_servers) as admin:
                 await admin.create_partitions({settings.topic: NewPartitions(before + 1)})
         found = await view(settings)
         if len(found.partitions) <= before or any(one.leader < 0 for one in found.partitions.values()):
@@ -104,7 +105,7 @@ async def delete_records(settings: Settings, *, older_than_s: float | None) -> i
                 upto = {one: ends[one] if at is None else at.offset for one, at in found.items()}
             moved = {one: offset - starts[one] for one, offset in upto.items() if offset > starts[one]}
             if moved:
-                async with _admin(settings) as admin:
+                async with admin_client(settings.kafka_bootstrap_servers) as admin:
                     await admin.delete_records({one: RecordsToDelete(before_offset=upto[one]) for one in moved})
                 after = await consumer.beginning_offsets(list(moved))
                 if any(after[one] < upto[one] for one in moved):
@@ -139,13 +140,3 @@ async def _consumer(settings: Settings) -> AsyncIterator[tuple[AIOKafkaConsumer,
         yield consumer, [TopicPartition(settings.topic, number) for number in numbers]
     finally:
         await consumer.stop()
-
-
-@asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from aiohttp import web
 
 from tests.chaos.history import Answer, Answered, Outcome, Recorder, Revoked
 from tests.chaos.population import Logout, TokenUnderTest, User, draw_user
+from tests.chaos.serving import work_until_stopped
 
 __all__ = ["LoadConfig"]
 
@@ -307,23 +307,11 @@ def _application(load: Load) -> web.Application:
 
 
 async def _main(config: LoadConfig) -> None:
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     connector = aiohttp.TCPConnector(limit=0)
     with Recorder(Path(config.history)) as recorder:
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
             load = Load(config, session, recorder)
-            runner = web.AppRunner(_application(load), access_log=None)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", config.port, reuse_address=True).start()
-            running = asyncio.create_task(load.run(), name="load")
-            ended = asyncio.create_task(stopped.wait(), name="stopped")
-            await asyncio.wait((running, ended), return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()
-            running.cancel()
-            ended.cancel()
-            await runner.cleanup()
+            await work_until_stopped(load.run(), app=_application(load), port=config.port)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +37,7 @@ from tests.chaos.history import (
 )
 from tests.chaos.history import Final as FinalAnswers
 from tests.chaos.population import TokenUnderTest
+from tests.chaos.serving import work_until_stopped
 
 __all__ = ["NodeConfig"]
 
@@ -277,26 +277,14 @@ def _application(node: Node, asker: Asker, config: NodeConfig) -> web.Applicatio
 
 
 async def _main(config: NodeConfig) -> None:
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     with Recorder(Path(config.history)) as recorder:
         recorder(NodeStarted(at=time.monotonic(), node=config.name, incarnation=config.incarnation, pid=os.getpid()))
         node = Node(Settings(**config.settings))
         node.intake.purge_clock = PurgeClock(wall=time.time, monotonic=time.monotonic, grace_s=_PURGE_GRACE_S)
         asker = Asker(node, config, recorder)
         async with node:
-            runner = web.AppRunner(_application(node, asker, config), access_log=None)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", config.port, reuse_address=True).start()
-            asking = asyncio.create_task(asker.run(), name="asker")
-            ended = asyncio.create_task(stopped.wait(), name="stopped")
-            await asyncio.wait((asking, ended), return_when=asyncio.FIRST_COMPLETED)
-            if asking.done():
-                asking.result()
-            asking.cancel()
-            ended.cancel()
+            await work_until_stopped(asker.run(), app=_application(node, asker, config), port=config.port)
             asker.close()
-            await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -45,53 +47,12 @@ class _Brokers:
         return SimpleNamespace(cluster_id="c", topics=[topic])
 
 
-async def test_a_broker_in_a_black_hole_makes_no_node_stale() -> None:
-    """With a time-out as long as the watch's interval, two questions still fit into one bound: an interval counts from
-    question to question, not from the last silence.
-    """
-    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.5, fetch_max_wait_ms=50)
+@asynccontextmanager
+async def watched(settings: Settings, brokers: _Brokers) -> AsyncIterator[Freshness]:
+    """A session's freshness beside the watch that asks these brokers, for as long as it lasts."""
     freshness = Freshness.from_settings(settings)
     freshness.connecting("test")
     freshness.begin(starts={0: 0}, barriers={0: 0})
-    client: Any = _Brokers()
-    watch = Watch(
-        client,
-        settings=settings,
-        freshness=freshness,
-        first=VIEW,
-        report=Report(view=VIEW, configs={}, violations=()),
-        noted=lambda _: None,
-        checked=lambda _: None,
-    )
-    watching = asyncio.create_task(watch.run())
-    was_live, not_live_s = False, 0.0
-    began = looked_at = time.monotonic()
-    try:
-        for stamp in range(10**6):
-            freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
-            now, state = time.monotonic(), freshness.state
-            not_live_s += now - looked_at if was_live and state is not State.LIVE else 0.0
-            was_live, looked_at = was_live or state is State.LIVE, now
-            if now > began + 5:
-                break
-            await asyncio.sleep(0.02)
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-    assert was_live
-    assert not_live_s == 0.0
-
-
-async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
-    """After an election its high watermark may stand below what was acknowledged before (KIP-207): polls count only
-    once it tells where its log ends, and then only those asked afterwards.
-    """
-    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.1, fetch_max_wait_ms=20)
-    freshness = Freshness.from_settings(settings)
-    freshness.connecting("test")
-    freshness.begin(starts={0: 0}, barriers={0: 0})
-    brokers = _Brokers()
-    brokers.epoch, brokers.end_known = 4, False
     watch = Watch(
         cast("Any", brokers),
         settings=settings,
@@ -103,6 +64,40 @@ async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
     )
     watching = asyncio.create_task(watch.run())
     try:
+        yield freshness
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_broker_in_a_black_hole_makes_no_node_stale() -> None:
+    """With a time-out as long as the watch's interval, two questions still fit into one bound: an interval counts from
+    question to question, not from the last silence.
+    """
+    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.5, fetch_max_wait_ms=50)
+    was_live, not_live_s = False, 0.0
+    began = looked_at = time.monotonic()
+    async with watched(settings, _Brokers()) as freshness:
+        for stamp in range(10**6):
+            freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
+            now, state = time.monotonic(), freshness.state
+            not_live_s += now - looked_at if was_live and state is not State.LIVE else 0.0
+            was_live, looked_at = was_live or state is State.LIVE, now
+            if now > began + 5:
+                break
+            await asyncio.sleep(0.02)
+    assert was_live
+    assert not_live_s == 0.0
+
+
+async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
+    """After an election its high watermark may stand below what was acknowledged before (KIP-207): polls count only
+    once it tells where its log ends, and then only those asked afterwards.
+    """
+    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.1, fetch_max_wait_ms=20)
+    brokers = _Brokers()
+    brokers.epoch, brokers.end_known = 4, False
+    async with watched(settings, brokers) as freshness:
         for stamp in range(40):
             freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
             assert freshness.state is not State.LIVE
@@ -116,6 +111,3 @@ async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
                 break
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
