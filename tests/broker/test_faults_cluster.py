@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from consumers.freshness import State
 from consumers.node import Node
 from revoker import topic
 from revoker.cli.embedded import known_brokers
+from revoker.heartbeat import Heartbeats
 from revoker.kafka import connected
+from revoker.publisher import Publisher
 from revoker.settings import Settings
 from tests.broker.conftest import PATIENCE_S, eventually, settings_for
 from tests.broker.elections import elect_preferred, reorder_replicas
@@ -198,4 +201,28 @@ async def test_a_rolling_restart(cluster: ApacheKafka, topic_name: str, run_node
             await cluster.start_async(number)
             await witness.acknowledges()
     assert witness.reasons == []
+    assert node.follower.sessions_total == 1
+
+
+async def test_a_high_watermark_that_is_stuck(cluster: ApacheKafka, topic_name: str, run_node: RunNode) -> None:
+    """No copy is made any more, and nothing can be written, while every broker answers and all agree on the leader:
+    heartbeats alone show it, and the first one that gets through heals.
+    """
+    node, settings, leader = await followed(
+        cluster, topic_name, run_node, heartbeat_interval_s=0.5, publish_timeout_s=1.0
+    )
+    async with Publisher(settings) as publisher:
+        heartbeats = Heartbeats(publisher.sender, settings)
+        beating = asyncio.create_task(heartbeats.run())
+        try:
+            await eventually(lambda: node.intake.heartbeats_total >= 2, "heartbeats arrive")
+            cluster.starve_followers(leader)
+            await eventually(lambda: node.freshness.state is State.STALE, "the node misses the heartbeats")
+            assert [missing.proof for missing in node.freshness.missing()] == ["heartbeat"]
+            assert leader_of(node) == leader
+            cluster.join()
+            await eventually(lambda: node.freshness.state is State.LIVE, "a heartbeat heals")
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
     assert node.follower.sessions_total == 1

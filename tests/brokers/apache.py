@@ -174,6 +174,10 @@ class ApacheKafka:
             for name in (f"controller{number}", f"internal{number}"):
                 self._proxy(name).set(Fault(kind="stall", sources=sources))
 
+    def starve_followers(self, leader: int) -> None:
+        """Let no other broker fetch from this one; controllers and clients notice nothing. Its watermarks stand."""
+        self._proxy(f"internal{self._node(leader).number}").set(Fault(kind="stall"))
+
     def join(self) -> None:
         """Undo every `cut_off` and whatever else was set on any proxy."""
         if self._proxies is not None:
