@@ -135,6 +135,9 @@ class Driver:
         """Nobody is logged out any more; what was stored is delivered; every node says what it holds."""
         await self._fleet.ask(self._fleet.load, "/hold", post=True, timeout_s=30.0)
         await self._fleet.well()
+        # The bound is each node's to hear of the last logout: what `well` looked for went through one partition, and
+        # that logout may have gone through another, a moment ago.
+        await asyncio.sleep(self._fleet.pace.bound_s)
         for member in self._fleet.nodes.values():
             found = await self._fleet.ask(member, "/final", post=True, timeout_s=30.0)
             if found is None:
