@@ -9,17 +9,27 @@ minus withdrawn". So order, duplicates and replays from any offset cannot change
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from revoker.events import Revocation, SelectorKey
 
-__all__ = ["FOREVER", "DenyList", "Entry"]
+__all__ = ["FOREVER", "DenyList", "Entry", "covers"]
 
 #: The cut-off of a rule without one: no token was issued after it.
 FOREVER = 2**62
+
+
+def covers(cutoff: int | None, *, iat: float | None) -> bool:
+    """Whether a cut-off refuses a token issued at ``iat``: whole seconds on both sides; one that lacks ``iat`` it does.
+
+    ``iat`` rarely has a fraction, and a token issued later in the cut-off's own second is refused rather than let
+    through: the old token, Keycloak's logout and the next login shared their second in six of six runs.
+    """
+    return cutoff is not None and (iat is None or math.floor(iat) <= cutoff)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +77,32 @@ class DenyList(Protocol):
         """The latest cut-off in force of any key of one issuer, or None: for a token that does not name its key."""
         ...
 
-    def apply(self, revocation: Revocation) -> None:
-        """Merge one event. Raises DenyListFull, changing nothing, if it needs a new entry and the bound is reached."""
+    def suspects(self, claims: Mapping[str, Any], kid: str | None, /) -> bool:
+        """Whether a token needs a proper look: False = certainly nothing in force matches it, True = ask `listed` and
+        `cutoff`, which may still find nothing.
+
+        ``claims`` and ``kid`` are those of a token that `revoker.tokens.Verifier` has passed; of other claims it may
+        say anything, or raise. May be an attribute that holds a function, replaced when the kinds change: fetch it
+        anew for each token.
+        """
+        ...
+
+    def apply(self, revocation: Revocation) -> bool:
+        """Merge one event; True if it changed anything.
+
+        Raises DenyListFull, changing nothing, if it needs a new entry and the bound is reached.
+        """
+        ...
+
+    def apply_all(self, revocations: Sequence[Revocation]) -> bool:
+        """Merge events in one stroke; True if they changed anything.
+
+        Raises DenyListFull as `apply` does; those before the refused one are in.
+        """
+        ...
+
+    def reached(self, positions: Mapping[int, int]) -> None:
+        """Everything before these offsets, by partition, has been applied: for a store that outlives its process."""
         ...
 
     def advance(self, *, now_s: float) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from cachetools import Cache, TLRUCache
 
-from consumers.denylist import FOREVER, Entry
+from consumers.denylist import FOREVER, Entry, covers
 from revoker.errors import DenyListFull
 from revoker.events import KINDS, Claim, Key, Revocation, SelectorKey, Subject, Withdrawal
 
@@ -22,6 +22,10 @@ _EXACT: Final = tuple(kind for kind, cls in KINDS.items() if cls.exact)
 #: then costs far less than expiring the others has cost. One that never held more than ``_SMALL`` is not worth it.
 _SHRUNK: Final = 16
 _SMALL: Final = 1024
+
+
+#: The kinds with a cut-off that `suspects` does not look up by itself.
+_SELDOM: Final = frozenset(kind for kind, cls in KINDS.items() if cls.wide)
 
 
 class _Rule(NamedTuple):
@@ -71,6 +75,11 @@ class _Table:
     def entries(self) -> int:
         return int(self._cache.currsize)
 
+    @property
+    def store(self) -> TLRUCache[Any, Any] | None:
+        """What holds the entries until the next `expire`, for look-ups by Cache's own methods; None if it is empty."""
+        return self._cache if Cache.__len__(self._cache) else None
+
     def peek(self, key: object, default: Any) -> Any:
         # TLRUCache.__getitem__ reorders its entries on every look-up, which is not safe beside the writer's thread;
         # Cache's does not.
@@ -106,7 +115,7 @@ class MemoryDenyList:
     """
 
     def __init__(self, *, max_entries: int) -> None:
-        self._max_entries = max_entries
+        self.max_entries: int = max_entries
         self._now_s = -math.inf
         self._at_most = 0  # entries, counting some that have expired: exact counts cost more than an insertion
         self._exact: dict[str, _Table] = {kind: self._store(_expiry) for kind in _EXACT}
@@ -120,6 +129,8 @@ class MemoryDenyList:
         self._kinds: frozenset[str] = frozenset()
         self._claim_names: dict[str, frozenset[str]] = {}
         self._key_cutoffs: dict[str, int] = {}
+        #: See `DenyList.suspects`. An attribute: the function knows which kinds there are, and asks for no other.
+        self.suspects: Callable[[Mapping[str, Any], str | None], bool] = _nothing
 
     def _store(self, time_to_use: Any, *, entries: Any = None) -> _Table:
         return _Table(time_to_use=time_to_use, now_s=lambda: self._now_s, entries=entries)
@@ -151,7 +162,7 @@ class MemoryDenyList:
     def key_cutoff(self, iss: str) -> int | None:
         return self._key_cutoffs.get(iss)
 
-    def apply(self, revocation: Revocation) -> None:
+    def apply(self, revocation: Revocation) -> bool:
         selector = revocation.selector
         kind = selector.kind
         if isinstance(selector, Withdrawal):
@@ -161,14 +172,25 @@ class MemoryDenyList:
         else:
             changed = self._merge_rule(self._rules[kind], selector.key, _rule_of(revocation))
         if not changed:
-            return
+            return False
         if kind not in self._kinds:
             self._kinds |= {kind}
+            self._note_kinds()
         if isinstance(selector, Claim):
             if selector.claim not in self._claim_names.get(selector.iss, ()):
                 self._note_claims()
         elif isinstance(selector, Key | Withdrawal):
             self._note_keys()
+        return True
+
+    def apply_all(self, revocations: Sequence[Revocation]) -> bool:
+        changed = False
+        for revocation in revocations:
+            changed |= self.apply(revocation)
+        return changed
+
+    def reached(self, positions: Mapping[int, int]) -> None:
+        """Nothing to note: this store ends with its process."""
 
     def _raise_expiry(self, store: _Table, key: object, expires_at: int) -> bool:
         known = store.peek(key, None)
@@ -199,11 +221,11 @@ class MemoryDenyList:
         return True
 
     def _make_room(self) -> None:
-        if self._at_most >= self._max_entries:
+        if self._at_most >= self.max_entries:
             self._at_most = sum(self.counts().values())
-            if self._at_most >= self._max_entries:
+            if self._at_most >= self.max_entries:
                 raise DenyListFull(
-                    f"the deny list holds {self._at_most} entries and may hold {self._max_entries} "
+                    f"the deny list holds {self._at_most} entries and may hold {self.max_entries} "
                     "(setting max_entries); none is dropped to make room, so this node cannot take further revocations"
                 )
         self._at_most += 1
@@ -217,10 +239,49 @@ class MemoryDenyList:
             return
         self._at_most = sum(self.counts().values())
         self._kinds = frozenset(kind for kind, store in self._stores.items() if store)
+        self._note_kinds()
         if "claim" in thinner:
             self._note_claims()
         if not thinner.isdisjoint(("key", "withdrawal")):
             self._note_keys()
+
+    def _note_kinds(self) -> None:
+        if not self._kinds:
+            self.suspects = _nothing
+            return
+        self.suspects = _suspicion(
+            tokens=self._exact["token"].store,
+            digests=self._exact["digest"].store,
+            sessions=self._exact["session"].store,
+            subjects=self._rules["subject"].store,
+            rules=None if self._kinds.isdisjoint(_SELDOM) else self._ruled,
+        )
+
+    def _ruled(self, claims: Mapping[str, Any], kid: str | None, iss: str) -> bool:
+        """Whether a rule of the seldom kinds reaches a token.
+
+        The cut-off is compared here already: for a day after "revoke all" every token meets that rule, and all but the
+        old ones are to stay cheap.
+        """
+        iat, kinds = claims.get("iat"), self._kinds
+        rules: list[SelectorKey] = []
+        if "client" in kinds:
+            rules += [("client", iss, claims[name]) for name in ("client_id", "azp") if name in claims]
+        if "claim" in kinds:
+            for name in self._claim_names.get(iss, ()):
+                value = claims.get(name, "")
+                if not isinstance(value, str):
+                    return True  # a list, a number: what it matches is for the guard to say
+                rules.append(("claim", iss, name, value))
+        if "key" in kinds:
+            if kid is None and covers(self._key_cutoffs.get(iss), iat=iat):
+                return True
+            rules.append(("key", iss, kid or ""))
+        if "issuer" in kinds:
+            rules.append(("issuer", iss))
+        if "all" in kinds:
+            rules.append(("all",))
+        return any(covers(self.cutoff(rule), iat=iat) for rule in rules)
 
     def _note_claims(self) -> None:
         names: dict[str, set[str]] = {}
@@ -251,6 +312,39 @@ class MemoryDenyList:
                         yield Entry(key=key, expires_at=rule.expires_at, cutoff=rule.cutoff, spared=rule.group or None)
                     elif rule.group not in self._withdrawn:
                         yield Entry(key=key, expires_at=rule.expires_at, cutoff=rule.cutoff, event_id=rule.group)
+
+
+def _nothing(_claims: Mapping[str, Any], _kid: str | None, /) -> bool:
+    return False
+
+
+def _suspicion(
+    *,
+    tokens: TLRUCache[Any, Any] | None,
+    digests: TLRUCache[Any, Any] | None,
+    sessions: TLRUCache[Any, Any] | None,
+    subjects: TLRUCache[Any, Any] | None,
+    rules: Callable[[Mapping[str, Any], str | None, str], bool] | None,
+) -> Callable[[Mapping[str, Any], str | None], bool]:
+    """A function over the tables that hold anything: each costs one look-up, the others a test for None."""
+    # Not TLRUCache's own, which compares times: presence decides. Called as a function, it costs half of a method.
+    holds = Cache.__contains__
+
+    def suspects(claims: Mapping[str, Any], kid: str | None, /) -> bool:
+        iss = claims.get("iss", "")
+        jti = claims.get("jti")
+        if jti is None:
+            if digests is not None:
+                return True  # hashing the token is for the long way
+        elif tokens is not None and holds(tokens, ("token", iss, jti)):
+            return True
+        if sessions is not None and (sid := claims.get("sid")) is not None and holds(sessions, ("session", iss, sid)):
+            return True
+        if subjects is not None and (sub := claims.get("sub")) is not None and holds(subjects, ("subject", iss, sub)):
+            return True
+        return rules is not None and rules(claims, kid, iss)
+
+    return suspects
 
 
 def _rule_of(revocation: Revocation) -> _Rule:

@@ -7,14 +7,20 @@ expiries and times of issue meet often.
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
 from consumers.denylist import DenyList
 from consumers.denylist.memory import MemoryDenyList
+from consumers.denylist.shared import SharedDenyList
 from revoker.events import (
     Claim,
     Client,
@@ -30,9 +36,55 @@ from revoker.events import (
     Withdrawal,
 )
 
+_SECRET = bytes(range(32))
+
+
+def _shared(max_entries: int) -> SharedDenyList:
+    """A writer on files of its own, which go with it."""
+    directory = Path(tempfile.mkdtemp(prefix="revoker-model-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    store = SharedDenyList(directory, max_entries=max_entries, epoch_s=0, secret=lambda: _SECRET)
+    weakref.finalize(store, shutil.rmtree, directory, ignore_errors=True)
+    store.take()
+    return store
+
+
+class SharedReader:
+    """Changed through the writer, asked through another object that has attached to the same files."""
+
+    def __init__(self, max_entries: int) -> None:
+        self._writer = _shared(max_entries)
+        self._reader = SharedDenyList(self._writer.directory, max_entries=max_entries, epoch_s=0)
+        assert self._reader.open() is None
+        self.apply = self._writer.apply
+        self.apply_all = self._writer.apply_all
+        self.reached = self._writer.reached
+        self.counts = self._writer.counts
+        self.in_force = self._writer.in_force
+        self.listed = self._reader.listed
+        self.cutoff = self._reader.cutoff
+        self.key_cutoff = self._reader.key_cutoff
+
+    def advance(self, *, now_s: float) -> None:
+        self._writer.advance(now_s=now_s)
+        self._reader.advance(now_s=now_s)
+
+    def suspects(self, claims: Mapping[str, Any], kid: str | None, /) -> bool:
+        return self._reader.suspects(claims, kid)
+
+    @property
+    def kinds(self) -> AbstractSet[str]:
+        return self._reader.kinds
+
+    @property
+    def claim_names(self) -> Mapping[str, AbstractSet[str]]:
+        return self._reader.claim_names
+
+
 #: Every store there is, by name; made with a bound on its entries. A new store joins the whole suite by one line here.
 STORES: Mapping[str, Callable[[int], DenyList]] = {
     "memory": lambda max_entries: MemoryDenyList(max_entries=max_entries),
+    "shared": _shared,
+    "sharedreader": SharedReader,
 }
 
 UNBOUNDED = 10**9

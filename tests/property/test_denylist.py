@@ -138,6 +138,8 @@ def _machine_case(name: str) -> Any:
 
 
 TestMemoryMachine = _machine_case("memory")
+TestSharedMachine = _machine_case("shared")
+TestSharedreaderMachine = _machine_case("sharedreader")
 
 
 def test_every_store_has_a_machine() -> None:

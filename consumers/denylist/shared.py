@@ -1,0 +1,535 @@
+"""The deny list of a host: one mapped table, one process that writes it, any number that look into it.
+
+Exact kinds and cut-offs of subjects are fingerprints in a table (`consumers.denylist.table`): 24 bytes each, for all
+processes together. The rest is few and carries texts: wide rules, subjects with a spared session, withdrawals. It goes
+into a journal beside the table, and every process keeps it in a `MemoryDenyList` of its own, so that its meaning is
+written once.
+
+Every process may hold one of these. It starts as a reader; `take` makes it the writer. WORD, in the control page, tells
+every look-up in one load whether anything but slots has changed since it looked last.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from consumers.denylist import Entry
+from consumers.denylist.control import WORD, Control, ControlRefused, boot_id, unpack_word
+from consumers.denylist.fingerprint import TABLE_KINDS, Fingerprints
+from consumers.denylist.journal import Journal, JournalRefused, rules_in
+from consumers.denylist.memory import MemoryDenyList
+from consumers.denylist.screen import Screen, screen
+from consumers.denylist.table import Table, TableRefused
+from consumers.denylist.writer import CAPACITY_LEAST, About, Origin, Writer
+from revoker.errors import DenyListUnreadable, SettingsError
+from revoker.events import Revocation, SelectorKey
+
+__all__ = ["EPOCH_S", "Origin", "SharedDenyList", "Taken"]
+
+#: The epoch of tables: 2020-01-01. Their times reach 34 years further.
+EPOCH_S: Final = 1_577_836_800
+
+#: How often a table is looked for that was replaced between reading its name and opening it.
+_TRIES: Final = 100
+
+_NUMBER: Final = {kind: number for number, kind in enumerate(TABLE_KINDS)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a new writer found. ``offsets``: where to read on, by partition, in the log ``origin``; empty and None if
+    nothing could be used. ``unread``: records that could not be read and may matter. ``refused``: why what stood there
+    was not accepted; None if it was, or if nothing stood there.
+    """
+
+    offsets: Mapping[int, int]
+    origin: Origin | None
+    unread: int
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one look-up needs, as of one WORD."""
+
+    control: Control
+    word: int
+    table: Table
+    prints: Fingerprints
+    epoch_s: int
+    side: MemoryDenyList
+    rules_bytes: int
+    kinds: frozenset[str]
+
+
+class SharedDenyList:
+    """Implements `consumers.denylist.DenyList`. The constructor opens nothing, so it may run before a fork.
+
+    ``directory``: made with mode 0700 by the writer; on a tmpfs (``/dev/shm``) or any file system. ``max_entries``:
+    entries the host may hold. ``secret``: 32 random bytes for a new table. Look-ups take no lock, except while they
+    follow the writer to a new generation or a new rule. They raise DenyListUnreadable if that cannot be done.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        max_entries: int,
+        epoch_s: int = EPOCH_S,
+        secret: Callable[[], bytes] = lambda: secrets.token_bytes(32),
+        boot: Callable[[], str] = boot_id,
+    ) -> None:
+        self.directory: Path = Path(directory)
+        self._max_entries = max_entries
+        self._epoch_s = epoch_s
+        self._secret = secret
+        self._boot = boot
+        self._lock = threading.Lock()
+        self._view: _View | None = None
+        self._writer: Writer | None = None
+        #: What this very process has published, until the topic brings it round.
+        self._own = MemoryDenyList(max_entries=max_entries)
+        self.suspects: Screen = self._unattached
+
+    # -- attaching ---------------------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a table to look into."""
+        return self._view is not None
+
+    @property
+    def control(self) -> Control | None:
+        """The page that says how fresh the table is; None before `open` or `take` has found one."""
+        return None if self._view is None else self._view.control
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the writer."""
+        return self._writer is not None
+
+    def open(self) -> str | None:
+        """Look for the table. Returns None once attached, or why there is nothing to attach to yet."""
+        with self._lock:
+            if self._view is not None and not self._view.control.replaced:
+                return None
+            try:
+                control = Control.open(self.directory / "control", writable=False, boot=self._boot())
+            except FileNotFoundError:
+                return f"no process has made a table in {self.directory} yet"
+            except (ControlRefused, OSError) as error:
+                return f"the control page in {self.directory} cannot be used: {error}"
+            try:
+                view = self._look(control, None)
+            except DenyListUnreadable as error:
+                control.close()
+                return str(error)
+            self._install(view)
+            return None
+
+    def close(self) -> None:
+        """Let go of the files. Nothing is known any more."""
+        with self._lock:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            self._view = None
+            self.suspects = self._unattached
+
+    def take(self, *, trust: str = "") -> Taken:
+        """Become the writer. The caller holds the host's lock.
+
+        The table that stands there is accepted if it is whole, of this version, this user and this boot, and was
+        written under the same ``trust`` (whom the node believes, as text to compare). Otherwise an empty one takes its
+        place, and nothing is fresh until it has been filled. Raises SettingsError if the directory is not this user's
+        alone, OSError if there is no room.
+        """
+        self._prepare()
+        with self._lock:
+            refused: str | None = None
+            boot = self._boot()
+            path = self.directory / "control"
+            try:
+                control = Control.open(path, writable=True, boot=boot)
+            except FileNotFoundError:
+                control = Control.make(path, boot=boot)
+            except (ControlRefused, OSError) as error:
+                refused = str(error)
+                _void(path)
+                control = Control.make(path, boot=boot)
+            generation = unpack_word(control.word)[0]
+            writer: Writer | None = None
+            if generation:
+                try:
+                    writer = self._accepted(control, generation, trust=trust, boot=boot)
+                except FileNotFoundError as error:
+                    refused = f"{Path(error.filename).name} is missing"
+                except (TableRefused, JournalRefused, OSError) as error:
+                    refused = str(error)
+            if writer is None:
+                writer = self._empty(control, generation, trust=trust, boot=boot)
+            self._writer = writer
+            self._sweep(writer.table.generation)
+            control.word = writer.word
+            control.writer_pid = os.getpid()
+            self._follow_writer()
+            return Taken(
+                offsets=writer.table.offsets,
+                origin=writer.about.origin,
+                unread=writer.table.unread,
+                refused=refused,
+            )
+
+    def replace(self) -> None:
+        """Give up all entries: what they were read from is not the log that is there now. Nothing is fresh."""
+        writer = self._writing()
+        with self._lock:
+            old = writer.table.generation
+            fresh = self._empty(writer.control, old, trust=writer.about.trust, boot=writer.about.boot)
+            self._writer = fresh
+            fresh.control.word = fresh.word
+            self._sweep(fresh.table.generation)
+            self._follow_writer()
+
+    def _prepare(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.directory.stat()
+        if found.st_uid != os.geteuid():
+            raise SettingsError(f"{self.directory} belongs to user {found.st_uid}, not to this process's")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            raise SettingsError(
+                f"{self.directory} is open to others (mode {stat.S_IMODE(found.st_mode):04o}), must have mode 0700"
+            )
+
+    def _accepted(self, control: Control, generation: int, *, trust: str, boot: str) -> Writer:
+        table = Table.open(self.directory / f"table.{generation}", writable=True)
+        try:
+            about = msgspec.json.decode(table.about, type=About)
+        except msgspec.DecodeError as error:
+            raise TableRefused(f"table.{generation} does not say what it is: {error}") from None
+        if table.generation != generation:
+            raise TableRefused(f"table.{generation} says it is generation {table.generation}")
+        for name, found, wanted in (
+            ("boot", about.boot, boot),
+            ("trusted publishers", about.trust, trust),
+            ("epoch", about.epoch_s, self._epoch_s),
+            ("hash", about.hash_name, About(secret="", boot="", trust="", epoch_s=0).hash_name),
+        ):
+            if found != wanted:
+                raise TableRefused(f"table.{generation} was written under another {name}")
+        path = self.directory / f"rules.{generation}"
+        rules = list(rules_in(path, start=0, end=table.rules_bytes))
+        return Writer(
+            self.directory,
+            control=control,
+            table=table,
+            journal=Journal(path, length=table.rules_bytes),
+            rules=rules,
+            about=about,
+            max_entries=self._max_entries,
+        )
+
+    def _empty(self, control: Control, before: int, *, trust: str, boot: str) -> Writer:
+        control.publish(fresh_until=-math.inf, proved_until=-math.inf, as_of=None, was_ready=False, state=0)
+        generation = before % (2**24 - 1) + 1
+        about = About(secret=self._secret().hex(), boot=boot, trust=trust, epoch_s=self._epoch_s)
+        for name in ("table", "rules"):
+            (self.directory / f"{name}.{generation}").unlink(missing_ok=True)
+        return Writer(
+            self.directory,
+            control=control,
+            table=Table.make(
+                self.directory / f"table.{generation}",
+                generation=generation,
+                capacity=CAPACITY_LEAST,
+                about=msgspec.json.encode(about),
+            ),
+            journal=Journal(self.directory / f"rules.{generation}", length=0),
+            rules=[],
+            about=about,
+            max_entries=self._max_entries,
+        )
+
+    def _sweep(self, generation: int) -> None:
+        for path in self.directory.iterdir():
+            kind, _, number = path.name.partition(".")
+            if kind in ("table", "rules") and number != str(generation):
+                path.unlink(missing_ok=True)
+
+    # -- following the writer ----------------------------------------------------------------------------------------
+
+    def _follow_writer(self) -> None:
+        writer = self._writing()
+        view = self._view
+        if view is not None and view.table is writer.table and view.word == writer.word and view.side is writer.side:
+            return
+        self._install(
+            _View(
+                writer.control,
+                writer.word,
+                writer.table,
+                writer.prints,
+                writer.about.epoch_s,
+                writer.side,
+                writer.table.rules_bytes,
+                frozenset(TABLE_KINDS[number] for number in writer.kinds),
+            )
+        )
+
+    def _now(self) -> _View | None:
+        view = self._view
+        if view is None or view.control.words[WORD] == view.word:
+            return view
+        return self._changed()
+
+    def _changed(self) -> _View | None:
+        with self._lock:
+            view = self._view
+            if view is None or self._writer is not None:
+                return view
+            if view.control.replaced or not view.control.word:
+                # A new page, or none; `open` finds it. Until then nothing is fresh here.
+                self._view = None
+                self.suspects = self._unattached
+                return None
+            if view.control.word != view.word:
+                view = self._look(view.control, view)
+                self._install(view)
+            return view
+
+    def _look(self, control: Control, view: _View | None) -> _View:
+        """The table that WORD names. It may be replaced while we look, so look again."""
+        for _ in range(_TRIES):
+            word = control.word
+            generation, _, mask = unpack_word(word)
+            if not generation:
+                raise DenyListUnreadable(f"no table was made in {self.directory} yet")
+            kinds = frozenset(kind for number, kind in enumerate(TABLE_KINDS) if mask & 1 << number)
+            rules = self.directory / f"rules.{generation}"
+            try:
+                if view is not None and view.table.generation == generation:
+                    table, side, start = view.table, view.side, view.rules_bytes
+                    prints, epoch_s = view.prints, view.epoch_s
+                else:
+                    table = Table.open(self.directory / f"table.{generation}", writable=False)
+                    about = msgspec.json.decode(table.about, type=About)
+                    prints, epoch_s = Fingerprints(bytes.fromhex(about.secret)), about.epoch_s
+                    side, start = MemoryDenyList(max_entries=2**62), 0
+                    if table.purged_s:
+                        side.advance(now_s=table.purged_s + epoch_s)
+                end = table.rules_bytes
+                for rule in rules_in(rules, start=start, end=end):
+                    side.apply(rule)
+            except FileNotFoundError:
+                continue
+            except (TableRefused, JournalRefused, msgspec.DecodeError, OSError) as error:
+                if control.word != word:
+                    continue
+                raise DenyListUnreadable(f"the shared deny list in {self.directory}: {error}") from error
+            return _View(control, word, table, prints, epoch_s, side, end, kinds)
+        raise DenyListUnreadable(f"the shared deny list in {self.directory} changes faster than it can be opened")
+
+    def _install(self, view: _View) -> None:
+        self._view = view
+        table_screen = screen(
+            words=view.control.words,
+            word=view.word,
+            table=view.table,
+            prints=view.prints,
+            kinds=view.kinds,
+            changed=self._ask_again,
+        )
+        side, own = view.side, self._own
+        if not side.kinds and not own.kinds:
+            self.suspects = table_screen
+            return
+
+        def suspects(claims: Mapping[str, Any], kid: str | None, /) -> bool:
+            return table_screen(claims, kid) or side.suspects(claims, kid) or own.suspects(claims, kid)
+
+        self.suspects = suspects
+
+    def _ask_again(self, claims: Mapping[str, Any], kid: str | None, /) -> bool:
+        """WORD has changed, or the issuer was not known."""
+        before = self._view
+        if self._now() is None:
+            return True
+        if self._view is before:
+            return self.suspects(claims, kid)
+        return self.suspects(claims, kid)
+
+    def _unattached(self, _claims: Mapping[str, Any], _kid: str | None, /) -> bool:
+        return True
+
+    # -- look-ups ----------------------------------------------------------------------------------------------------
+
+    @property
+    def kinds(self) -> AbstractSet[str]:
+        view = self._now()
+        return self._own.kinds if view is None else view.kinds | view.side.kinds | self._own.kinds
+
+    @property
+    def claim_names(self) -> Mapping[str, AbstractSet[str]]:
+        view = self._now()
+        names = {} if view is None else dict(view.side.claim_names)
+        for iss, more in self._own.claim_names.items():
+            names[iss] = frozenset(names.get(iss, ())) | more
+        return names
+
+    def listed(self, key: SelectorKey) -> bool:
+        """See `DenyList`. A fingerprint of 64 bits decides: another identifier has the same in one of 2**64 cases."""
+        view = self._now()
+        kind, iss, value = key
+        if view is not None and kind in view.kinds and view.table.find(view.prints.of(_NUMBER[kind], iss, value)):
+            return True
+        return self._own.listed(key)
+
+    def cutoff(self, key: SelectorKey, *, sid: str | None = None, jti: str | None = None) -> int | None:
+        view = self._now()
+        found = [self._own.cutoff(key, sid=sid, jti=jti)]
+        if view is not None:
+            found.append(view.side.cutoff(key, sid=sid, jti=jti))
+            if key[0] == "subject" and "subject" in view.kinds:
+                time = view.table.find(view.prints.of(3, key[1], key[2]))
+                found.append((time >> 2) - 1 + view.epoch_s if time else None)
+        return max((cutoff for cutoff in found if cutoff is not None), default=None)
+
+    def key_cutoff(self, iss: str) -> int | None:
+        view = self._now()
+        found = [self._own.key_cutoff(iss), None if view is None else view.side.key_cutoff(iss)]
+        return max((cutoff for cutoff in found if cutoff is not None), default=None)
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def apply(self, revocation: Revocation) -> bool:
+        """See `DenyList`. In a reader it is this process's alone, until the writer brings it to everybody."""
+        if self._writer is None:
+            with self._lock:
+                changed = self._own.apply(revocation)
+                if changed and self._view is not None:
+                    self._install(self._view)
+            return changed
+        return self.apply_all((revocation,))
+
+    def apply_all(self, revocations: Sequence[Revocation]) -> bool:
+        """See `DenyList`."""
+        writer = self._writing()
+        try:
+            return writer.apply_all(revocations)
+        finally:
+            self._follow_writer()
+
+    def reached(self, positions: Mapping[int, int]) -> None:
+        """See `DenyList`."""
+        if self._writer is not None:
+            self._writer.reached(positions)
+
+    def restart(self) -> None:
+        """The log is about to be read from elsewhere: forget the offsets, keep the entries."""
+        self._writing().table.forget_offsets()
+
+    def adopt(self, origin: Origin) -> None:
+        """From here on offsets are those of this log."""
+        self._writing().adopt(origin)
+        self._follow_writer()
+
+    def note_unread(self, records: int) -> None:
+        """So many records could not be read and may matter. A table with any is not read on from: see `Taken`."""
+        if self._writer is not None and self._writer.table.unread != records:
+            self._writer.table.unread = records
+
+    def advance(self, *, now_s: float) -> None:
+        """See `DenyList`. A reader follows the writer's purge clock and looks at none of its own."""
+        if self._writer is not None:
+            self._writer.advance(now_s=now_s)
+            self._follow_writer()
+            return
+        view = self._now()
+        if view is None or not view.table.purged_s:
+            return
+        with self._lock:
+            purged_s = view.table.purged_s + view.epoch_s
+            had = self._own.kinds, view.side.kinds
+            view.side.advance(now_s=purged_s)
+            self._own.advance(now_s=purged_s)
+            if had != (self._own.kinds, view.side.kinds) and self._view is view:
+                self._install(view)
+
+    def step(self, steps: int = 1) -> None:
+        """Go on making a new generation, if one is being made: for turns with nothing else to do."""
+        if self._writer is not None and self._writer.rebuilding:
+            self._writer.step(steps)
+            self._follow_writer()
+
+    # -- for people --------------------------------------------------------------------------------------------------
+
+    @property
+    def directory_bytes(self) -> int:
+        """What the files of the directory take."""
+        return sum(path.stat().st_size for path in self.directory.iterdir()) if self.directory.exists() else 0
+
+    def counts(self) -> Mapping[str, int]:
+        """Entries by kind; those alone that the host shares."""
+        if self._writer is not None:
+            return self._writer.counts()
+        view = self._now()
+        if view is None:
+            return self._own.counts()
+        found = dict(view.side.counts())
+        alive, _ = view.table.counts(now_s=view.table.purged_s or -math.inf)
+        for kind, number in zip(TABLE_KINDS, alive, strict=True):
+            found[kind] += number
+        return found
+
+    def in_force(self) -> Iterator[Entry]:
+        """See `DenyList`. Of what is in slots only the fingerprint is known: the key is the kind and ``#`` with it."""
+        view = self._now()
+        if view is None:
+            return
+        now = view.table.purged_s or -math.inf
+        cutoffs: dict[int, int] = {}
+        expiries: dict[int, int] = {}
+        for keys, times in view.table.chunks():
+            for key, time in zip(keys.tolist(), times.tolist(), strict=True):
+                seconds = (time >> 2) - 1
+                if time & 3 != 3:
+                    if seconds > now:
+                        yield Entry(key=(TABLE_KINDS[time & 3], f"#{key:016x}"), expires_at=seconds + view.epoch_s)
+                elif key & 1:
+                    expiries[key - 1] = seconds
+                else:
+                    cutoffs[key] = seconds
+        for key, cutoff in cutoffs.items():
+            if expiries.get(key, now) > now:
+                yield Entry(
+                    key=("subject", f"#{key:016x}"),
+                    expires_at=expiries[key] + view.epoch_s,
+                    cutoff=cutoff + view.epoch_s,
+                )
+        yield from view.side.in_force()
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise RuntimeError("only the writer may change the shared deny list")
+        return self._writer
+
+
+def _void(path: Path) -> None:
+    """Whoever has mapped a page that is given up sees that it is."""
+    try:
+        if path.is_file() and not path.is_symlink() and path.stat().st_uid == os.geteuid():
+            with path.open("r+b") as file:
+                file.write(bytes(32))
+    except OSError:
+        return
