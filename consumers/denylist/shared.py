@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,26 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from consumers.denylist import Entry
-from consumers.denylist.control import WORD, Control, ControlRefused, boot_id, unpack_word
-from consumers.denylist.fingerprint import TABLE_KINDS, Fingerprints
-from consumers.denylist.journal import Journal, JournalRefused, rules_in
+from consumers.denylist.control import WORD, Control, ControlRefused, boot_id
+from consumers.denylist.fingerprint import TABLE_KINDS
+from consumers.denylist.journal import JournalRefused
 from consumers.denylist.memory import MemoryDenyList
+from consumers.denylist.opening import accepted, empty, prepare, sweep, void
 from consumers.denylist.screen import Screen, screen
-from consumers.denylist.table import Table, TableRefused
-from consumers.denylist.writer import CAPACITY_LEAST, About, Origin, Writer
-from revoker.errors import DenyListUnreadable, SettingsError
+from consumers.denylist.table import TableRefused
+from consumers.denylist.view import View, look
+from consumers.denylist.writer import About, Origin, Writer
+from revoker.errors import DenyListUnreadable
 from revoker.events import Revocation, SelectorKey
 
 __all__ = ["EPOCH_S", "Origin", "SharedDenyList", "Taken"]
 
 #: The epoch of tables: 2020-01-01. Their times reach 34 years further.
 EPOCH_S: Final = 1_577_836_800
-
-#: How often a table is looked for that was replaced between reading its name and opening it.
-_TRIES: Final = 100
 
 _NUMBER: Final = {kind: number for number, kind in enumerate(TABLE_KINDS)}
 
@@ -57,20 +53,6 @@ class Taken:
     origin: Origin | None
     unread: int
     refused: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one look-up needs, as of one WORD."""
-
-    control: Control
-    word: int
-    table: Table
-    prints: Fingerprints
-    epoch_s: int
-    side: MemoryDenyList
-    rules_bytes: int
-    kinds: frozenset[str]
 
 
 class SharedDenyList:
@@ -96,13 +78,11 @@ class SharedDenyList:
         self._secret = secret
         self._boot = boot
         self._lock = threading.Lock()
-        self._view: _View | None = None
+        self._view: View | None = None
         self._writer: Writer | None = None
         #: What this very process has published, until the topic brings it round.
         self._own = MemoryDenyList(max_entries=max_entries)
         self.suspects: Screen = self._unattached
-
-    # -- attaching ---------------------------------------------------------------------------------------------------
 
     @property
     def attached(self) -> bool:
@@ -131,7 +111,7 @@ class SharedDenyList:
             except (ControlRefused, OSError) as error:
                 return f"the control page in {self.directory} cannot be used: {error}"
             try:
-                view = self._look(control, None)
+                view = look(self.directory, control, None)
             except DenyListUnreadable as error:
                 control.close()
                 return str(error)
@@ -155,7 +135,7 @@ class SharedDenyList:
         place, and nothing is fresh until it has been filled. Raises SettingsError if the directory is not this user's
         alone, OSError if there is no room.
         """
-        self._prepare()
+        prepare(self.directory)
         with self._lock:
             refused: str | None = None
             boot = self._boot()
@@ -166,24 +146,19 @@ class SharedDenyList:
                 control = Control.make(path, boot=boot)
             except (ControlRefused, OSError) as error:
                 refused = str(error)
-                _void(path)
+                void(path)
                 control = Control.make(path, boot=boot)
-            generation = unpack_word(control.word)[0]
+            about = About(secret="", boot=boot, trust=trust, epoch_s=self._epoch_s)
             writer: Writer | None = None
-            if generation:
-                try:
-                    writer = self._accepted(control, generation, trust=trust, boot=boot)
-                except FileNotFoundError as error:
-                    refused = f"{Path(error.filename).name} is missing"
-                except (TableRefused, JournalRefused, OSError) as error:
-                    refused = str(error)
-            if writer is None:
-                writer = self._empty(control, generation, trust=trust, boot=boot)
-            self._writer = writer
-            self._sweep(writer.table.generation)
-            control.word = writer.word
+            try:
+                writer = accepted(self.directory, control, wanted=about, max_entries=self._max_entries)
+            except FileNotFoundError as error:
+                refused = f"{Path(error.filename).name} is missing"
+            except (TableRefused, JournalRefused, OSError) as error:
+                refused = str(error)
+            self._become(writer or self._empty(control, about))
+            writer = self._writing()
             control.writer_pid = os.getpid()
-            self._follow_writer()
             return Taken(
                 offsets=writer.table.offsets,
                 origin=writer.about.origin,
@@ -195,79 +170,16 @@ class SharedDenyList:
         """Give up all entries: what they were read from is not the log that is there now. Nothing is fresh."""
         writer = self._writing()
         with self._lock:
-            old = writer.table.generation
-            fresh = self._empty(writer.control, old, trust=writer.about.trust, boot=writer.about.boot)
-            self._writer = fresh
-            fresh.control.word = fresh.word
-            self._sweep(fresh.table.generation)
-            self._follow_writer()
+            self._become(self._empty(writer.control, writer.about))
 
-    def _prepare(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.directory.stat()
-        if found.st_uid != os.geteuid():
-            raise SettingsError(f"{self.directory} belongs to user {found.st_uid}, not to this process's")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise SettingsError(
-                f"{self.directory} is open to others (mode {stat.S_IMODE(found.st_mode):04o}), must have mode 0700"
-            )
+    def _empty(self, control: Control, about: About) -> Writer:
+        return empty(self.directory, control, about=about, secret=self._secret, max_entries=self._max_entries)
 
-    def _accepted(self, control: Control, generation: int, *, trust: str, boot: str) -> Writer:
-        table = Table.open(self.directory / f"table.{generation}", writable=True)
-        try:
-            about = msgspec.json.decode(table.about, type=About)
-        except msgspec.DecodeError as error:
-            raise TableRefused(f"table.{generation} does not say what it is: {error}") from None
-        if table.generation != generation:
-            raise TableRefused(f"table.{generation} says it is generation {table.generation}")
-        for name, found, wanted in (
-            ("boot", about.boot, boot),
-            ("trusted publishers", about.trust, trust),
-            ("epoch", about.epoch_s, self._epoch_s),
-            ("hash", about.hash_name, About(secret="", boot="", trust="", epoch_s=0).hash_name),
-        ):
-            if found != wanted:
-                raise TableRefused(f"table.{generation} was written under another {name}")
-        path = self.directory / f"rules.{generation}"
-        rules = list(rules_in(path, start=0, end=table.rules_bytes))
-        return Writer(
-            self.directory,
-            control=control,
-            table=table,
-            journal=Journal(path, length=table.rules_bytes),
-            rules=rules,
-            about=about,
-            max_entries=self._max_entries,
-        )
-
-    def _empty(self, control: Control, before: int, *, trust: str, boot: str) -> Writer:
-        control.publish(fresh_until=-math.inf, proved_until=-math.inf, as_of=None, was_ready=False, state=0)
-        generation = before % (2**24 - 1) + 1
-        about = About(secret=self._secret().hex(), boot=boot, trust=trust, epoch_s=self._epoch_s)
-        for name in ("table", "rules"):
-            (self.directory / f"{name}.{generation}").unlink(missing_ok=True)
-        return Writer(
-            self.directory,
-            control=control,
-            table=Table.make(
-                self.directory / f"table.{generation}",
-                generation=generation,
-                capacity=CAPACITY_LEAST,
-                about=msgspec.json.encode(about),
-            ),
-            journal=Journal(self.directory / f"rules.{generation}", length=0),
-            rules=[],
-            about=about,
-            max_entries=self._max_entries,
-        )
-
-    def _sweep(self, generation: int) -> None:
-        for path in self.directory.iterdir():
-            kind, _, number = path.name.partition(".")
-            if kind in ("table", "rules") and number != str(generation):
-                path.unlink(missing_ok=True)
-
-    # -- following the writer ----------------------------------------------------------------------------------------
+    def _become(self, writer: Writer) -> None:
+        self._writer = writer
+        writer.control.word = writer.word
+        sweep(self.directory, writer.table.generation)
+        self._follow_writer()
 
     def _follow_writer(self) -> None:
         writer = self._writing()
@@ -275,7 +187,7 @@ class SharedDenyList:
         if view is not None and view.table is writer.table and view.word == writer.word and view.side is writer.side:
             return
         self._install(
-            _View(
+            View(
                 writer.control,
                 writer.word,
                 writer.table,
@@ -287,13 +199,13 @@ class SharedDenyList:
             )
         )
 
-    def _now(self) -> _View | None:
+    def _now(self) -> View | None:
         view = self._view
         if view is None or view.control.words[WORD] == view.word:
             return view
         return self._changed()
 
-    def _changed(self) -> _View | None:
+    def _changed(self) -> View | None:
         with self._lock:
             view = self._view
             if view is None or self._writer is not None:
@@ -304,43 +216,11 @@ class SharedDenyList:
                 self.suspects = self._unattached
                 return None
             if view.control.word != view.word:
-                view = self._look(view.control, view)
+                view = look(self.directory, view.control, view)
                 self._install(view)
             return view
 
-    def _look(self, control: Control, view: _View | None) -> _View:
-        """The table that WORD names. It may be replaced while we look, so look again."""
-        for _ in range(_TRIES):
-            word = control.word
-            generation, _, mask = unpack_word(word)
-            if not generation:
-                raise DenyListUnreadable(f"no table was made in {self.directory} yet")
-            kinds = frozenset(kind for number, kind in enumerate(TABLE_KINDS) if mask & 1 << number)
-            rules = self.directory / f"rules.{generation}"
-            try:
-                if view is not None and view.table.generation == generation:
-                    table, side, start = view.table, view.side, view.rules_bytes
-                    prints, epoch_s = view.prints, view.epoch_s
-                else:
-                    table = Table.open(self.directory / f"table.{generation}", writable=False)
-                    about = msgspec.json.decode(table.about, type=About)
-                    prints, epoch_s = Fingerprints(bytes.fromhex(about.secret)), about.epoch_s
-                    side, start = MemoryDenyList(max_entries=2**62), 0
-                    if table.purged_s:
-                        side.advance(now_s=table.purged_s + epoch_s)
-                end = table.rules_bytes
-                for rule in rules_in(rules, start=start, end=end):
-                    side.apply(rule)
-            except FileNotFoundError:
-                continue
-            except (TableRefused, JournalRefused, msgspec.DecodeError, OSError) as error:
-                if control.word != word:
-                    continue
-                raise DenyListUnreadable(f"the shared deny list in {self.directory}: {error}") from error
-            return _View(control, word, table, prints, epoch_s, side, end, kinds)
-        raise DenyListUnreadable(f"the shared deny list in {self.directory} changes faster than it can be opened")
-
-    def _install(self, view: _View) -> None:
+    def _install(self, view: View) -> None:
         self._view = view
         table_screen = screen(
             words=view.control.words,
@@ -362,17 +242,10 @@ class SharedDenyList:
 
     def _ask_again(self, claims: Mapping[str, Any], kid: str | None, /) -> bool:
         """WORD has changed, or the issuer was not known."""
-        before = self._view
-        if self._now() is None:
-            return True
-        if self._view is before:
-            return self.suspects(claims, kid)
-        return self.suspects(claims, kid)
+        return self._now() is None or self.suspects(claims, kid)
 
     def _unattached(self, _claims: Mapping[str, Any], _kid: str | None, /) -> bool:
         return True
-
-    # -- look-ups ----------------------------------------------------------------------------------------------------
 
     @property
     def kinds(self) -> AbstractSet[str]:
@@ -409,8 +282,6 @@ class SharedDenyList:
         view = self._now()
         found = [self._own.key_cutoff(iss), None if view is None else view.side.key_cutoff(iss)]
         return max((cutoff for cutoff in found if cutoff is not None), default=None)
-
-    # -- changes -----------------------------------------------------------------------------------------------------
 
     def apply(self, revocation: Revocation) -> bool:
         """See `DenyList`. In a reader it is this process's alone, until the writer brings it to everybody."""
@@ -472,8 +343,6 @@ class SharedDenyList:
             self._writer.step(steps)
             self._follow_writer()
 
-    # -- for people --------------------------------------------------------------------------------------------------
-
     @property
     def directory_bytes(self) -> int:
         """What the files of the directory take."""
@@ -523,13 +392,3 @@ class SharedDenyList:
         if self._writer is None:
             raise RuntimeError("only the writer may change the shared deny list")
         return self._writer
-
-
-def _void(path: Path) -> None:
-    """Whoever has mapped a page that is given up sees that it is."""
-    try:
-        if path.is_file() and not path.is_symlink() and path.stat().st_uid == os.geteuid():
-            with path.open("r+b") as file:
-                file.write(bytes(32))
-    except OSError:
-        return
