@@ -18,7 +18,8 @@
     │   └── ContractViolated          the topic exists and would lose revocations
     ├── DenyListFull                  the bound on entries is reached; nothing was dropped to make room
     ├── KeysUnavailable               no verification key could be loaded
-    └── NotProven                     this node cannot prove that its deny list is up to date
+    ├── NotProven                     this node cannot prove that its deny list is up to date
+    └── DenyListUnreadable            this process cannot read its deny list
 
 ``TokenRevoked`` and ``TokenMalformed`` live in ``revoker.tokens``: they are also ``jwt.InvalidTokenError``, so that
 existing ``except jwt.InvalidTokenError`` handlers answer 401 for them, and this module must stay free of imports.
@@ -34,6 +35,7 @@ __all__ = [
     "BrokerUnreachable",
     "ContractViolated",
     "DenyListFull",
+    "DenyListUnreadable",
     "InvalidInput",
     "InvalidRevocation",
     "KeysUnavailable",
@@ -184,4 +186,17 @@ class NotProven(RevokerError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"this node cannot prove that its deny list is up to date: {reason}")
+        self.reason = reason
+
+
+class DenyListUnreadable(RevokerError):
+    """This process cannot read its deny list, so nothing is known about any token: answer 503, and admit nobody, under
+    whatever policy. ``reason`` says what is wrong with it.
+    """
+
+    retriable = True
+    http_status = 503
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"this process cannot read its deny list: {reason}")
         self.reason = reason

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -70,6 +70,14 @@ class Keys(Protocol):
     @property
     def problem(self) -> str | None:
         """What an operator should know, in words, with its age; None if all is well."""
+        ...
+
+    @property
+    def edition(self) -> object:
+        """Stands for the keys there are now: another object once they are others. Compare with ``is``.
+
+        What was verified under one edition need not hold under the next: a key may have been withdrawn.
+        """
         ...
 
     def candidates(self, kid: str | None, alg: str) -> Sequence[Key]:
@@ -147,6 +155,11 @@ class StaticKeys:
         """None: what could not be read raised then."""
         return None
 
+    @property
+    def edition(self) -> object:
+        """Always the same: see `Keys.edition`."""
+        return self._keys
+
     def candidates(self, kid: str | None, alg: str) -> Sequence[Key]:
         """See `Keys.candidates`."""
         return _used_with(alg, self._keys if kid is None else self._named.get(kid, self._nameless))
@@ -214,6 +227,12 @@ class JwksKeys:
         latest = self._kept.latest
         return latest.value.notes if latest else ()
 
+    @property
+    def edition(self) -> object:
+        """See `Keys.edition`. A fetch that brought the same keys again leaves it. From any thread."""
+        latest = self._kept.latest
+        return latest.value.edition if latest else None
+
     def candidates(self, kid: str | None, alg: str) -> Sequence[Key]:
         """See `Keys.candidates`. From any thread. An unknown kid asks for a fetch, within the cooldown."""
         latest = self._kept.latest
@@ -236,6 +255,9 @@ class JwksKeys:
         fetched = _key_set(self._client.fetch_data(), algorithms=self._algorithms)
         if fetched.notes and fetched.notes != self.notes:
             logger.info("keys from %s not used: %s", self._shown_url, "; ".join(fetched.notes))
+        latest = self._kept.latest
+        if latest is not None and latest.value.keys == fetched.keys:
+            return replace(fetched, edition=latest.value.edition)
         return fetched
 
 
@@ -244,6 +266,7 @@ class _KeySet:
     keys: tuple[Key, ...]
     by_kid: Mapping[str, tuple[Key, ...]]
     notes: tuple[str, ...]
+    edition: object = field(default_factory=object)
 
 
 def _used_with(alg: str, pool: Sequence[Key]) -> Sequence[Key]:

@@ -8,19 +8,17 @@ that is checked later.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import jwt
 
-from revoker.algorithms import checked_algorithms
-from revoker.errors import InvalidInput, InvalidRevocation, RevokerError, SettingsError
+from revoker.algorithms import ALGORITHMS, checked_algorithms
+from revoker.compact import TOKEN_MAX_BYTES, TokenMalformed, bytes_of, check_shape, header_of, json_object
+from revoker.errors import InvalidRevocation, RevokerError, SettingsError
 from revoker.events import IDENTIFIER_MAX_CHARS, Digest, Session, Subject, Token
 from revoker.keys import Key, Keys, KeyUnknown
 
@@ -44,20 +42,6 @@ __all__ = [
     "signing_input_digest",
 ]
 
-#: Longest token looked at. Servers take about 8 KiB of header (nginx, aiohttp), so no token in use comes near, and the
-#: work on a text that nobody signed stays bounded.
-TOKEN_MAX_BYTES = 16 * 1024
-
-#: RFC 7515 section 7.1; RFC 8725bis: a JWT with any other character MUST be rejected. That goes for padding, which
-#: PyJWT lets in since 2.15.1 (https://github.com/jpadilla/pyjwt/issues/1209): respelling got around revocation
-#: (GHSA-hxm8-2xgr-2p9m).
-_COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-
-#: Made by the same issuers and clients, often with the same keys, and sent to third parties, who could use them as
-#: bearer tokens. RFC 8725 section 3.11: tell kinds apart by typ. Sources: RFC 9449 section 4.2, RFC 8417 section 2.3,
-#: OpenID Connect Back-Channel Logout 1.0 section 2.4.
-_OTHER_KINDS = {"dpop+jwt": "a DPoP proof", "secevent+jwt": "a security event token", "logout+jwt": "a logout token"}
-
 #: The claims an identity is made of.
 _IDENTIFIERS = ("iss", "sub", "sid", "jti", "client_id", "azp")
 _TIMES = ("exp", "iat", "nbf")
@@ -79,12 +63,6 @@ class TokenRevoked(RevokerError, jwt.InvalidTokenError):
     def __init__(self, message: str = "the token was revoked", *, kind: str | None = None) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-class TokenMalformed(InvalidInput, jwt.InvalidTokenError):
-    """The text is no token, or one whose shape hides what it is. The message never quotes it."""
-
-    http_status = 401
 
 
 class TokenMissing(RevokerError, jwt.InvalidTokenError):
@@ -160,7 +138,12 @@ class Verifier:
 
     ``algorithms``: the ones accepted, case-sensitive. ``issuer``: the ``iss`` required, None = any. ``audience``:
     ``aud`` must hold one of these; empty = not checked. ``leeway_s``: how far ``exp``, ``nbf`` and ``iat`` may be off.
-    ``required_claims``: must be there and not null. Raises SettingsError for an unknown algorithm.
+    ``required_claims``: must be there and not null. ``wall``: Unix seconds. Raises SettingsError for an unknown
+    algorithm.
+
+    PyJWT's algorithms check the signature. Its ``decode`` is not used: it takes the token apart once more, and what it
+    spends on that (each character tested by itself, the header parsed anew) is as much as a signature of HS256 or RS256
+    costs. A property test holds both to the same verdict.
     """
 
     def __init__(
@@ -172,6 +155,7 @@ class Verifier:
         audience: Sequence[str] = (),
         leeway_s: float = 0,
         required_claims: Sequence[str] = ("exp", "iat"),
+        wall: Callable[[], float] = time.time,
     ) -> None:
         if isinstance(audience, str) or isinstance(required_claims, str):
             raise SettingsError("audience and required_claims are lists of texts, not a text")
@@ -181,6 +165,8 @@ class Verifier:
         self._audience = list(audience)
         self._leeway_s = leeway_s
         self._required = list(required_claims)
+        #: The clock that times in tokens are held against; Unix seconds.
+        self.wall: Callable[[], float] = wall
 
     @classmethod
     def from_settings(cls, settings: Settings, keys: Keys) -> Verifier:
@@ -194,45 +180,52 @@ class Verifier:
             required_claims=settings.required_claims,
         )
 
+    @property
+    def edition(self) -> object:
+        """See `Keys.edition`: what was verified under another may hold no longer."""
+        return self._keys.edition
+
     def verify(self, raw: str) -> Verified:
         """The token, verified. Raises nothing but jwt.InvalidTokenError, whatever the input.
 
         Of these, `KeyUnknown` with ``refreshing`` means "not known yet" (503); all others that the token is not valid
         (401).
         """
-        _check_shape(raw)
-        header = _header(raw)
-        alg = header["alg"]
+        check_shape(raw)
+        signed, _, last = raw.rpartition(".")
+        first, _, middle = signed.partition(".")
+        alg, kid = header_of(first)
         if alg not in self._algorithms:
             raise jwt.InvalidAlgorithmError(f"the token's algorithm is not one of {', '.join(self._algorithms)}")
-        candidates = self._keys.candidates(header.get("kid"), alg)
+        candidates = self._keys.candidates(kid, alg)
         if not candidates:
             raise KeyUnknown("no key is known for this token", refreshing=False)
-        for key in candidates[:-1]:
-            try:
-                return self._verify_with(raw, key)
-            except jwt.InvalidSignatureError:
-                continue
-        return self._verify_with(raw, candidates[-1])
-
-    def _verify_with(self, raw: str, key: Key) -> Verified:
-        try:
-            claims = _STRICT.decode(
-                raw,
-                key=key.material,
-                algorithms=[key.algorithm],
-                options={"require": self._required, "verify_aud": bool(self._audience)},
-                issuer=self._issuer,
-                audience=self._audience or None,
-                leeway=self._leeway_s,
-            )
-        except jwt.InvalidTokenError:
-            raise
-        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            # Keys were proved fit when loaded, so this token found a hole in the libraries below: refused, the cause
-            # kept.
-            raise TokenMalformed(f"the token could not be verified ({type(error).__name__})") from error
+        payload = bytes_of(middle, part="payload")
+        key = _signer(signed.encode("ascii"), bytes_of(last, part="signature"), alg=alg, candidates=candidates)
+        claims = json_object(payload, part="payload")
+        _check_claims(claims)
+        self._check_validity(claims)
         return Verified(claims=claims, kid=key.kid, raw=raw)
+
+    def _check_validity(self, claims: Mapping[str, Any]) -> None:
+        """RFC 7519 section 4.1, in the order, and with the errors, of PyJWT; `_check_claims` has been before."""
+        for name in self._required:
+            if claims.get(name) is None:
+                raise jwt.MissingRequiredClaimError(name)
+        now_s = self.wall()
+        if int(claims.get("iat", 0)) > now_s + self._leeway_s:
+            raise jwt.ImmatureSignatureError("The token is not yet valid (iat)")
+        if int(claims.get("nbf", 0)) > now_s + self._leeway_s:
+            raise jwt.ImmatureSignatureError("The token is not yet valid (nbf)")
+        if "exp" in claims and int(claims["exp"]) <= now_s - self._leeway_s:
+            raise jwt.ExpiredSignatureError("Signature has expired")
+        if self._issuer is not None:
+            if "iss" not in claims:
+                raise jwt.MissingRequiredClaimError("iss")
+            if claims["iss"] != self._issuer:
+                raise jwt.InvalidIssuerError("Invalid issuer")
+        if self._audience:
+            _check_audience(claims.get("aud"), accepted=self._audience)
 
 
 def signing_input_digest(raw: str) -> str:
@@ -240,7 +233,7 @@ def signing_input_digest(raw: str) -> str:
 
     Only meaningful for a token that was verified. Raises TokenMalformed for what is no compact JWS.
     """
-    _check_shape(raw)
+    check_shape(raw)
     return _digest(raw)
 
 
@@ -260,108 +253,30 @@ def sign(
     return jwt.encode(dict(claims), key, algorithm=algorithm, headers=dict(headers) if headers else None)
 
 
-class _StrictJWT(jwt.PyJWT):
-    """PyJWT with a payload reader that takes nothing ambiguous. It is called after the signature has been verified."""
-
-    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
-        claims = _json_object(decoded["payload"], part="payload")
-        _check_claims(claims)
-        return claims
+#: PyJWT's algorithms, by name. Keys were prepared, and proved long enough, when they were loaded.
+_ALGORITHMS = {name: jwt.get_algorithm_by_name(name) for name in ALGORITHMS}
 
 
-_STRICT = _StrictJWT()
+def _signer(message: bytes, signature: bytes, *, alg: str, candidates: Sequence[Key]) -> Key:
+    """The first of ``candidates`` that verifies. Raises jwt.InvalidTokenError if none does."""
+    for key in candidates:
+        # The algorithm is the key's own (RFC 8725 section 3.1); a source that offers another key than asked is wrong.
+        if key.algorithm != alg:
+            raise jwt.InvalidAlgorithmError("the token's key is not used with the algorithm its header names")
+        try:
+            if _ALGORITHMS[key.algorithm].verify(message, key.material, signature):
+                return key
+        except jwt.InvalidTokenError:
+            raise
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            # Keys were proved fit when loaded, so this token found a hole in the libraries below: refused, the cause
+            # kept.
+            raise TokenMalformed(f"the token could not be verified ({type(error).__name__})") from error
+    raise jwt.InvalidSignatureError("Signature verification failed")
 
 
 def _digest(raw: str) -> str:
     return hashlib.sha256(raw.rpartition(".")[0].encode("ascii")).hexdigest()
-
-
-def _check_shape(raw: object) -> None:
-    if not isinstance(raw, str):
-        raise TokenMalformed(f"the token is a {type(raw).__name__}, must be text")
-    if len(raw) > TOKEN_MAX_BYTES:
-        raise TokenMalformed(f"the token has {len(raw)} characters, at most {TOKEN_MAX_BYTES} are accepted")
-    if _COMPACT_JWS.fullmatch(raw):
-        return
-    dots = raw.count(".")
-    if dots == 4:
-        raise TokenMalformed(
-            "the token is encrypted (JWE, five segments), which is not supported: send a signed one (JWS)"
-        )
-    if dots != 2:
-        raise TokenMalformed(f"the token has {dots + 1} segments, a signed JWT has three")
-    if re.fullmatch(r"[A-Za-z0-9_.=-]+", raw) and "=" in raw:
-        raise TokenMalformed("the token's base64url is padded with =, which RFC 7515 forbids")
-    if "" in raw.split("."):
-        raise TokenMalformed("a segment of the token is empty")
-    raise TokenMalformed("the token holds characters other than letters, digits, '-', '_' and '.'")
-
-
-def _header(raw: str) -> dict[str, Any]:
-    segment = raw.partition(".")[0]
-    try:
-        decoded = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except binascii.Error:
-        raise TokenMalformed("the token's header is not base64url") from None
-    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment.encode("ascii"):
-        raise TokenMalformed("the token's header is not base64url in its one canonical spelling")
-    header = _json_object(decoded, part="header")
-    if not isinstance(header.get("alg"), str):
-        raise TokenMalformed("the token's header has no alg that is a string")
-    if not isinstance(header.get("kid", ""), str):
-        raise TokenMalformed("the token's kid is not a string")
-    if "crit" in header:
-        raise TokenMalformed("the token's header asks for extensions (crit), of which none is supported")
-    if header.get("b64", True) is not True:
-        raise TokenMalformed("the token's header has b64 other than true (RFC 7797), which is not supported")
-    typ = header.get("typ", "JWT")
-    if not isinstance(typ, str):
-        raise TokenMalformed("the token's typ is not a string")
-    if other := _OTHER_KINDS.get(typ.lower().removeprefix("application/")):
-        raise TokenMalformed(f"the token is {other}, not an access token")
-    return header
-
-
-def _json_object(data: bytes, *, part: str) -> dict[str, Any]:
-    """One JSON object, read so that no other reader could see another."""
-    try:
-        # Decoded here, because json.loads would guess UTF-16 and UTF-32 from bytes; RFC 7519 section 3 says UTF-8.
-        text = data.decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant)
-        if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
-    except TokenMalformed:
-        raise
-    except UnicodeDecodeError:
-        raise TokenMalformed(f"the token's {part} is not UTF-8") from None
-    except UnicodeEncodeError:
-        raise TokenMalformed(f"the token's {part} holds a lone surrogate, which no revocation could name") from None
-    except RecursionError:
-        raise TokenMalformed(f"the token's {part} is nested too deeply") from None
-    except ValueError:
-        raise TokenMalformed(f"the token's {part} is not JSON") from None
-    if not isinstance(found, dict):
-        raise TokenMalformed(f"the token's {part} is not a JSON object")
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # RFC 7519 section 4: reject, or take the last. Readers that take the first exist, and would see another jti.
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise TokenMalformed("a member name stands twice in the same JSON object of the token")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise TokenMalformed("the token holds a number too large to be one")
-    return number
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise TokenMalformed(f"the token holds {name}, which is not JSON")
 
 
 def _check_claims(claims: Mapping[str, Any]) -> None:
@@ -388,3 +303,13 @@ def _check_claims(claims: Mapping[str, Any]) -> None:
     # them.
     if isinstance(events, dict) and any(":" in name for name in events):
         raise TokenMalformed("the token is a security event or logout token (it has events), not an access token")
+
+
+def _check_audience(named: Any, *, accepted: Sequence[str]) -> None:
+    if not named:
+        raise jwt.MissingRequiredClaimError("aud")
+    audience = [named] if isinstance(named, str) else named
+    if not isinstance(audience, list) or not all(isinstance(one, str) for one in audience):
+        raise jwt.InvalidAudienceError("Invalid claim format in token")
+    if not any(one in audience for one in accepted):
+        raise jwt.InvalidAudienceError("Audience doesn't match")

@@ -139,6 +139,25 @@ class TestJwks:
             await until(lambda: refreshing(keys, "b") is None)
             assert refreshing(keys, "a") is False
 
+    def test_before_the_first_fetch_there_is_no_edition(self, server: JwksServer) -> None:
+        """Without keys there is nothing that could have been verified."""
+        assert jwks(server).edition is None
+
+    async def test_the_edition_changes_when_the_keys_do_and_not_before(self, server: JwksServer) -> None:
+        """Fetching the same set again changes nothing for those who remember what was verified; another set does."""
+        async with running(jwks(server, refresh_s=0.01)) as keys:
+            await until(lambda: keys.ready)
+            first, fetched = keys.edition, keys._kept.fetches
+            await until(lambda: keys._kept.fetches > fetched + 3)
+            assert keys.edition is first
+            server.publish(published("a"), published("b"))
+            await until(lambda: refreshing(keys, "b") is None)
+            second = keys.edition
+            assert second is not first
+            server.publish(published("b"))
+            await until(lambda: refreshing(keys, "a") is False)
+            assert keys.edition not in (first, second)
+
     @pytest.mark.parametrize(
         ("misbehave", "said"),
         [

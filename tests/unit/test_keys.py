@@ -89,6 +89,12 @@ class TestFamilies:
         assert [type(key.material) for key in keys.candidates(None, "HS256")] == [bytes]
         assert all(isinstance(key.material, ec.EllipticCurvePublicKey) for key in keys.candidates(None, "ES256"))
 
+    def test_the_edition_stays(self) -> None:
+        """Keys that cannot change have one edition for good; another source's is another."""
+        keys = StaticKeys(algorithms=["HS256"], secret=SECRET)
+        assert keys.edition is keys.edition
+        assert StaticKeys(algorithms=["HS256"], secret=SECRET).edition is not keys.edition
+
     def test_a_key_of_another_kind_is_refused(self, tmp_path: Path) -> None:
         """A P-384 key where only ES256 is configured is refused with its kind."""
         with pytest.raises(SettingsError, match="P-384"):
