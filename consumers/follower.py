@@ -29,6 +29,7 @@ from consumers.freshness import Freshness, Progress, State
 from consumers.intake import Intake
 from consumers.outage import Outage
 from consumers.slices import next_slice
+from consumers.starting import bounds
 from consumers.watch import Watch, asking
 from revoker.cluster import TopicView, look, permitted
 from revoker.diagnosis import explain, quiet_logs
@@ -55,6 +56,8 @@ class Follower:
     asks.
 
     ``pause`` is the sleep between two sessions, ``jitter`` a factor around 1 for it; both are arguments for tests.
+    ``resume``: asked at the start of each session for the offsets before which the deny list holds everything of the
+    log that is there now, by partition; empty = replay it.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Follower:
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Any] = asyncio.sleep,
         jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),  # noqa: S311 - spreads load, guards no secret
+        resume: Callable[[TopicView], Mapping[int, int]] = lambda _view: {},
     ) -> None:
         self.intake = intake
         self.freshness = freshness
@@ -82,6 +86,7 @@ class Follower:
         self._monotonic = monotonic
         self._pause = pause
         self._jitter = jitter
+        self._resume = resume
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._last_state = State.STOPPED
@@ -118,6 +123,11 @@ class Follower:
                     await self._changed.wait()
         except TimeoutError:
             raise NotProven(f"not {state.name.lower()} within {timeout_s:g} s: {self.freshness.why()}") from None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and follows no more."""
+        return self._task is not None and self._task.done()
 
     @property
     def progress(self) -> Progress:
@@ -181,10 +191,18 @@ class Follower:
             self.report = await check_with(client, settings=settings, view=view)
             enforce(self.report, mode=settings.topic_check)
             partitions = {number: TopicPartition(settings.topic, number) for number in sorted(view.partitions)}
-            starts, ends = await self._bounds(consumer, partitions)
+            starts, ends = await bounds(
+                consumer,
+                partitions,
+                settings=settings,
+                report=self.report,
+                held=self._resume(view),
+                now_s=self._wall(),
+            )
             # A session that fails in its first second, at the bound of the deny list, would never forget anything.
             self.intake.tidy()
             self.intake.restart()
+            self.intake.denylist.reached(starts)
             self.freshness.begin(starts=starts, barriers=ends)
             self._note_state()
             consumer.assign(list(partitions.values()))
@@ -195,35 +213,6 @@ class Follower:
             failure = await discard(consumer, timeout_s=settings.request_timeout_s)
             if failure is not None:
                 log.warning("the consumer had failed inside: %s", explain(failure))
-
-    async def _bounds(
-        self, consumer: AIOKafkaConsumer, partitions: Mapping[int, TopicPartition]
-    ) -> tuple[dict[int, int], dict[int, int]]:
-        """Where to start and what to reach, by partition. The end is asked first: what is deleted meanwhile is not
-        waited for.
-        """
-        wanted = list(partitions.values())
-        ends = await consumer.end_offsets(wanted)
-        starts = await consumer.beginning_offsets(wanted)
-        if self._settings.replay_from == "longest_life" and self._timestamps_are_the_brokers():
-            since_ms = int((self._wall() * 1000) - self._settings.lifetimes.retention_ms)
-            found = await consumer.offsets_for_times(dict.fromkeys(wanted, since_ms))
-            for partition in wanted:
-                at = found[partition]
-                starts[partition] = max(starts[partition], ends[partition] if at is None else at.offset)
-        return (
-            {number: starts[partition] for number, partition in partitions.items()},
-            {number: max(starts[partition], ends[partition]) for number, partition in partitions.items()},
-        )
-
-    def _timestamps_are_the_brokers(self) -> bool:
-        # With the publishers' timestamps a late clock puts a live revocation before the offset that the search finds.
-        if self.report is not None and self.report.configs.get("message.timestamp.type") == "LogAppendTime":
-            return True
-        log.warning(
-            "replay_from is longest_life, but the topic keeps publishers' timestamps: replaying from the beginning"
-        )
-        return False
 
     async def _follow(
         self,
@@ -289,6 +278,7 @@ class Follower:
                     hang_up(client, left)
                     ask_now.set()
             self._note_obstacle()
+            self.intake.denylist.reached(self.freshness.positions, unread=self.intake.missed)
             self._note_state()
             if (now := self._monotonic()) >= tidy_at:
                 self.intake.tidy()

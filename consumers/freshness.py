@@ -94,6 +94,8 @@ class Freshness:
     records_confirm: bool = False
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    #: Called whenever the fields below may have changed: for those who show them elsewhere.
+    on_change: Callable[[], None] | None = None
 
     #: Monotonic time until which this node is LIVE if nothing further is observed; minus infinity if it is not. One
     #: comparison answers a request, and goes on being right if the follower, or the whole event loop, has stopped.
@@ -103,6 +105,8 @@ class Freshness:
     #: Monotonic time at which this node was last LIVE, or until which it is; minus infinity before the first time. An
     #: outage is counted from here.
     proved_until: float = field(default=-math.inf, init=False)
+    #: The same moment on the monotonic clock as ``as_of``; minus infinity: nothing was ever proved.
+    proved_at: float = field(default=-math.inf, init=False)
     #: Unix time up to which everything acknowledged is known here; None: nothing was ever proved.
     as_of: float | None = field(default=None, init=False)
 
@@ -352,6 +356,7 @@ class Freshness:
         proved_at = min(one.confirmed_at for one in self._partitions.values())
         if math.isfinite(proved_at):
             self.as_of = self.wall() - (now - proved_at)
+            self.proved_at = proved_at
         heard_until = min(self._heard_until(one) for one in self._partitions.values())
         self.fresh_until = min(proved_at + self.bound_s, heard_until) if self._obstacle is None else -math.inf
         if now < self.fresh_until:
@@ -359,6 +364,8 @@ class Freshness:
             self.proved_until = self.fresh_until
         else:
             self.proved_until = min(self.proved_until, now)
+        if self.on_change is not None:
+            self.on_change()
 
     def _enter(self, phase: State, reason: str) -> None:
         self.fresh_until = -math.inf
@@ -366,3 +373,5 @@ class Freshness:
         if phase != self._phase:
             self._since = self.monotonic()
         self._phase, self._reason = phase, reason
+        if self.on_change is not None:
+            self.on_change()

@@ -152,6 +152,21 @@ class Settings:
         2_000_000, "entries a deny list may hold; at the bound the node says so and is not ready", at_least=1
     )
 
+    denylist: Literal["memory", "shared"] = _row(
+        "memory", "memory = one deny list a process; shared = one table a host, for all its processes (extra shared)"
+    )
+    shared_dir: str | None = _row(
+        None, "directory of that table, one for each fleet; best in memory, such as /dev/shm/revoker"
+    )
+    shared_role: Literal["auto", "reader"] = _row(
+        "auto", "auto = follow the topic and write the table if no other process does; reader = only look into it"
+    )
+
+    claims_cache_entries: int = _row(
+        10_000, "verified tokens kept, so that a repeated one costs no signature check; 0 = none", at_least=0
+    )
+    claims_cache_bytes: int = _row(16_777_216, "bytes that the verified tokens kept may take", at_least=65536)
+
     log_level: Literal["debug", "info", "warning", "error"] = _row("info", "least level logged")
     log_format: Literal["text", "json"] = _row("text", "form of log lines on standard error")
 
@@ -189,6 +204,8 @@ class Settings:
                 f"({self.staleness_bound_s}), and without heartbeat_interval_s nothing proves in between that the "
                 "leader read from is still the leader"
             )
+        if self.denylist == "shared" and self.shared_dir is None:
+            raise SettingsError("denylist is shared, so shared_dir must name a directory, such as /dev/shm/revoker")
         if (self.publisher_id is None) != (self.signing_key_file is None):
             raise SettingsError("publisher_id and signing_key_file belong together: set both to sign, or neither")
         if self.cookie_same_site == "None" and not self.cookie_secure:

@@ -101,8 +101,10 @@ class DenyList(Protocol):
         """
         ...
 
-    def reached(self, positions: Mapping[int, int]) -> None:
-        """Everything before these offsets, by partition, has been applied: for a store that outlives its process."""
+    def reached(self, positions: Mapping[int, int], *, unread: int = 0) -> None:
+        """Everything before these offsets, by partition, has been applied, but for ``unread`` records that could not be
+        read and may matter: for a store that outlives its process.
+        """
         ...
 
     def advance(self, *, now_s: float) -> None:

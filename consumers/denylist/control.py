@@ -26,7 +26,7 @@ SAID_MAX_BYTES: Final = 3000
 _MAGIC: Final = int.from_bytes(b"rvkrctl1", "little")
 _VERSION: Final = 1
 _SIZE_BYTES: Final = 4096
-_PROVED_UNTIL, _AS_OF, _WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC = range(4, 13)
+_PROVED_UNTIL, _AS_OF, _WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT = range(4, 14)
 _BOOT: Final = slice(128, 164)
 _SAID_AT: Final = 512
 
@@ -76,7 +76,7 @@ class Control:
         page = cls(mapped)
         page.words[1] = _VERSION
         mapped[_BOOT] = boot.encode().ljust(36)[:36]
-        for index in (FRESH_UNTIL, _PROVED_UNTIL, _BEAT):
+        for index in (FRESH_UNTIL, _PROVED_UNTIL, _PROVED_AT, _BEAT):
             page.doubles[index] = -float("inf")
         page.doubles[_AS_OF] = float("nan")
         page.words[0] = _MAGIC
@@ -132,10 +132,18 @@ class Control:
         self.words[WORD] = 0
 
     def publish(
-        self, *, fresh_until: float, proved_until: float, as_of: float | None, was_ready: bool, state: int
+        self,
+        *,
+        fresh_until: float,
+        proved_until: float,
+        proved_at: float,
+        as_of: float | None,
+        was_ready: bool,
+        state: int,
     ) -> None:
         """What the writer's `consumers.freshness.Freshness` says. The time that admits requests is stored last."""
         self.doubles[_PROVED_UNTIL] = proved_until
+        self.doubles[_PROVED_AT] = proved_at
         self.doubles[_AS_OF] = float("nan") if as_of is None else as_of
         self.words[_WAS_READY] = was_ready
         self.words[_STATE] = state
@@ -143,12 +151,16 @@ class Control:
 
     @property
     def fresh_until(self) -> float:
-        """See `consumers.freshness.Freshness`; so for the next four."""
+        """See `consumers.freshness.Freshness`; so for the next five."""
         return self.doubles[FRESH_UNTIL]
 
     @property
     def proved_until(self) -> float:
         return self.doubles[_PROVED_UNTIL]
+
+    @property
+    def proved_at(self) -> float:
+        return self.doubles[_PROVED_AT]
 
     @property
     def as_of(self) -> float | None:

@@ -189,7 +189,7 @@ class MemoryDenyList:
             changed |= self.apply(revocation)
         return changed
 
-    def reached(self, positions: Mapping[int, int]) -> None:
+    def reached(self, positions: Mapping[int, int], *, unread: int = 0) -> None:
         """Nothing to note: this store ends with its process."""
 
     def _raise_expiry(self, store: _Table, key: object, expires_at: int) -> bool:

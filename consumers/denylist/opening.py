@@ -70,7 +70,9 @@ def accepted(directory: Path, control: Control, *, wanted: About, max_entries: i
 
 def empty(directory: Path, control: Control, *, about: About, secret: Callable[[], bytes], max_entries: int) -> Writer:
     """A writer on a new table, which WORD does not name yet. From here on nothing is fresh."""
-    control.publish(fresh_until=-math.inf, proved_until=-math.inf, as_of=None, was_ready=False, state=0)
+    control.publish(
+        fresh_until=-math.inf, proved_until=-math.inf, proved_at=-math.inf, as_of=None, was_ready=False, state=0
+    )
     generation = unpack_word(control.word)[0] % (2**24 - 1) + 1
     about = msgspec.structs.replace(about, secret=secret().hex(), origin=None)
     for name in ("table", "rules"):

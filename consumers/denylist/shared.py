@@ -118,6 +118,15 @@ class SharedDenyList:
             self._install(view)
             return None
 
+    def prepare(self) -> None:
+        """Make the directory. Raises SettingsError if it is not this user's alone."""
+        prepare(self.directory)
+
+    def forked(self) -> None:
+        """This is a child of the process that opened it: it looks, and does not write."""
+        self._writer = None
+        self._lock = threading.Lock()  # the parent's may have been held by a thread that is not here
+
     def close(self) -> None:
         """Let go of the files. Nothing is known any more."""
         with self._lock:
@@ -301,24 +310,15 @@ class SharedDenyList:
         finally:
             self._follow_writer()
 
-    def reached(self, positions: Mapping[int, int]) -> None:
+    def reached(self, positions: Mapping[int, int], *, unread: int = 0) -> None:
         """See `DenyList`."""
         if self._writer is not None:
-            self._writer.reached(positions)
-
-    def restart(self) -> None:
-        """The log is about to be read from elsewhere: forget the offsets, keep the entries."""
-        self._writing().table.forget_offsets()
+            self._writer.reached(positions, unread=unread)
 
     def adopt(self, origin: Origin) -> None:
         """From here on offsets are those of this log."""
         self._writing().adopt(origin)
         self._follow_writer()
-
-    def note_unread(self, records: int) -> None:
-        """So many records could not be read and may matter. A table with any is not read on from: see `Taken`."""
-        if self._writer is not None and self._writer.table.unread != records:
-            self._writer.table.unread = records
 
     def advance(self, *, now_s: float) -> None:
         """See `DenyList`. A reader follows the writer's purge clock and looks at none of its own."""

@@ -340,8 +340,10 @@ class Writer:
         self._begin(about=msgspec.structs.replace(self.about, origin=origin))
         self.finish()
 
-    def reached(self, positions: Mapping[int, int]) -> None:
+    def reached(self, positions: Mapping[int, int], *, unread: int) -> None:
         """See `consumers.denylist.DenyList`."""
+        if unread or self.table.unread:
+            self.table.unread = unread
         self.table.reached(positions)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "KAFKA",
     "KEEPING",
     "PUBLISHING",
+    "SHARING",
     "TOKENS",
     "Command",
     "given_settings",
@@ -64,6 +65,7 @@ FOLLOWING = (
     "staleness_bound_s",
     "trusted_publishers_file",
 )
+SHARING = ("denylist", "shared_dir", "shared_role")
 TOKENS = (
     "algorithms",
     "issuer",

@@ -17,7 +17,7 @@ PACKAGES = ("revoker", "consumers")
 
 #: Where each library may be imported: modules, or rooms with all modules in them. One owner, one place to change.
 OWNERS = {
-    "jwt": {"revoker.tokens", "revoker.keys"},
+    "jwt": {"revoker.tokens", "revoker.compact", "revoker.keys"},
     "cryptography": {
         "revoker.tokens",
         "revoker.keys",
@@ -27,7 +27,7 @@ OWNERS = {
         "revoker.secured",
         "revoker.cli",
     },
-    "cachetools": {"consumers.denylist.memory"},
+    "cachetools": {"consumers.denylist.memory", "consumers.verified"},
     "aiokafka": {
         "revoker.kafka",
         "revoker.cluster",
@@ -40,6 +40,8 @@ OWNERS = {
         "revoker.rights",
         "consumers.follower",
         "consumers.slices",
+        "consumers.starting",
+        "consumers.bulk",
         "consumers.watch",
     },
     "aiohttp": {"revoker.service", "revoker.cli", "revoker.oauth", "consumers.aiohttp"},
@@ -48,6 +50,8 @@ OWNERS = {
     "click": {"revoker.cli"},
     "prometheus_client": {"revoker.health"},
     "sqlite3": {"revoker.outbox"},
+    "numpy": {"consumers.denylist.table", "consumers.denylist.rebuild", "consumers.denylist.writer"},
+    "xxhash": {"consumers.denylist.fingerprint", "consumers.denylist.table", "consumers.denylist.screen"},
 }
 
 #: What an API node may use of the publishing side.

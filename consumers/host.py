@@ -1,0 +1,210 @@
+"""One process of a host that shares its deny list: it sits in the writer's seat, or watches for it to fall free."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from consumers.denylist.shared import Origin, SharedDenyList, Taken
+from consumers.follower import Follower
+from consumers.freshness import Freshness, State
+from consumers.mirror import Mirror, publish, told
+from consumers.seat import Seat
+from revoker.cluster import TopicView
+from revoker.errors import NotProven, SettingsError
+from revoker.health import Check, Family
+from revoker.settings import Settings
+
+__all__ = ["Host"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+#: How often a process that does not write tries the seat, and how often one that does gives a sign, in seconds.
+_TRY_EVERY_S = 0.02
+_BEAT_EVERY_S = 0.25
+
+
+class Host:
+    """What `consumers.node.Node` does differently where ``denylist`` is ``shared``.
+
+    The constructor opens nothing: make it before a fork, `start` it after.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        store: SharedDenyList | None = None,
+    ) -> None:
+        if settings.shared_dir is None:
+            raise SettingsError("denylist is shared, so shared_dir must name a directory, such as /dev/shm/revoker")
+        self.store: SharedDenyList = store or SharedDenyList(settings.shared_dir, max_entries=settings.max_entries)
+        self.proof: Mirror = Mirror(self.store, monotonic=monotonic)
+        self._settings = settings
+        self._monotonic = monotonic
+        self._seat = Seat(self.store.directory)
+        self._follower: Follower | None = None
+        self._own: Freshness | None = None
+        self._taken: Taken | None = None
+        self._task: asyncio.Task[None] | None = None
+        _hosts.add(self)
+
+    @property
+    def role(self) -> str:
+        """``writer`` or ``reader``."""
+        return "writer" if self._seat.held and self.store.writes else "reader"
+
+    def start(self, *, follower: Follower, own: Freshness) -> None:
+        """Look into the table from here on; follow the topic once this process has the seat."""
+        self._follower, self._own = follower, own
+        self.open()
+        if self._settings.shared_role == "auto":
+            self._task = asyncio.create_task(self._run(follower), name="revoker-seat")
+            self._task.add_done_callback(self._ended)
+
+    def open(self) -> None:
+        """Look into the table from here on."""
+        self.proof.started(writer_lives=self._seat.occupied)
+        self.store.open()
+
+    async def close(self) -> None:
+        """Get up. What was proved stays proved: another process takes over before it ends."""
+        self._own = None  # from here on nothing is published
+        self.proof.stop("closed")
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._follower is not None and self.store.writes:
+            await self._follower.close()
+        self._leave()
+
+    async def wait_live(self, *, timeout_s: float | None) -> None:
+        """Return once this host is live. Raises NotProven, saying what is missing, after ``timeout_s`` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.proof.state is not State.LIVE:  # noqa: ASYNC110 - another process makes it so
+                    await asyncio.sleep(_TRY_EVERY_S)
+        except TimeoutError:
+            raise NotProven(f"not live within {timeout_s:g} s: {self.proof.why()}") from None
+
+    def shut(self) -> None:
+        """`close`, for a process that only ever looked."""
+        self.proof.stop("closed")
+        self.store.close()
+
+    def forked(self) -> None:
+        """This is a child: it has no task of its parent's, and goes on looking."""
+        self._own = self._follower = self._task = None
+        self.store.forked()
+
+    def _leave(self) -> None:
+        self.store.close()
+        self._seat.leave()
+
+    def published(self) -> None:
+        """The follower's freshness has changed."""
+        page = self.store.control
+        if self._own is not None and page is not None and self.store.writes:
+            publish(self._own, page, now=self._monotonic())
+
+    def resume(self, view: TopicView) -> Mapping[int, int]:
+        """Offsets up to which the table holds everything of the log in ``view``; empty = replay it.
+
+        Only the first session of a writer goes on where its predecessor stopped. After any trouble of its own it
+        replays, as every node does.
+        """
+        taken, self._taken = self._taken, None
+        origin = Origin(
+            cluster_id=view.cluster_id, topic=view.topic, topic_id=str(view.topic_id), partitions=len(view.partitions)
+        )
+        known = None if taken is None else taken.origin
+        if taken is not None and known is not None and known != origin:
+            log.warning("the table in %s was filled from another log: making a new one", self.store.directory)
+            self.store.replace()
+        self.store.adopt(origin)
+        if taken is None or known != origin:
+            return {}
+        if taken.unread and not self._settings.tolerate_undecodable:
+            log.warning("replaying the topic: %d records could not be read when the table was filled", taken.unread)
+            return {}
+        return taken.offsets
+
+    async def _run(self, follower: Follower) -> None:
+        while not self._sit():  # noqa: ASYNC110 - no event tells that another process has died
+            await asyncio.sleep(_TRY_EVERY_S)
+        log.info("process writes the shared deny list in %s", self.store.directory)
+        follower.start()
+        while not follower.ended:
+            self.published()
+            page, own = self.store.control, self._own
+            if page is not None and own is not None:
+                page.say(told(own))
+            self.store.step(4)
+            await asyncio.sleep(_BEAT_EVERY_S)
+        # It does not come back by itself; another process may do better.
+        self._leave()
+        log.critical("the follower of the shared deny list ended; this process only looks into it from here on")
+        self.open()
+
+    def _sit(self) -> bool:
+        if not self.store.directory.exists():
+            self.store.prepare()
+        if not self._seat.take():
+            return False
+        self._taken = self.store.take(trust=_trust_of(self._settings))
+        if self._taken.refused is not None:
+            log.warning("what stood in %s was not used: %s", self.store.directory, self._taken.refused)
+        return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self.proof.stop(f"the task that watches the writer's seat died: {failure!r}")
+            self._leave()
+            log.critical("the task that watches the writer's seat died", exc_info=failure)
+
+    def checks(self) -> Iterable[Check]:
+        """What ``/readyz`` tells besides."""
+        page = self.store.control
+        if page is not None:
+            yield Check(name="shared", ok=True, detail=f"{self.role}; process {page.writer_pid} writes")
+
+    def families(self) -> Iterable[Family]:
+        """What ``/metrics`` tells besides."""
+        yield Family(
+            name="revoker_shared_writer",
+            help="1 in the process that writes the shared deny list.",
+            values={(): float(self.role == "writer")},
+        )
+        yield Family(
+            name="revoker_shared_bytes",
+            help="Size of the files of the shared deny list.",
+            values={(): float(self.store.directory_bytes)},
+        )
+
+
+#: Hosts of this process, told after a fork.
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for host in _hosts:
+        host.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _trust_of(settings: Settings) -> str:
+    """Whom this node believes, as a text to compare: what another trust let in must not stay."""
+    if settings.trusted_publishers_file is None:
+        return ""
+    return hashlib.sha256(Path(settings.trusted_publishers_file).read_bytes()).hexdigest()
