@@ -6,6 +6,7 @@ besides the slots: the generation, how many rules the journal holds, and which k
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 import os
@@ -39,8 +40,16 @@ class ControlRefused(Exception):
 
 
 def boot_id() -> str:
-    """The kernel's name for the time since it booted; times on the monotonic clock mean nothing beyond."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Names the monotonic clock of this process: the time since the kernel booted, and the time namespace.
+
+    In another namespace (time_namespaces(7)) that clock has an offset. Kernels before 5.6 have none.
+    """
+    booted = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    try:
+        namespace = Path("/proc/self/ns/time").readlink()
+    except OSError:
+        return booted
+    return hashlib.blake2b(f"{booted} {namespace}".encode(), digest_size=18).hexdigest()
 
 
 def pack_word(*, generation: int, rules: int, kinds: int) -> int:
@@ -105,7 +114,7 @@ class Control:
             if page.words[1] != _VERSION:
                 raise ControlRefused(f"{path.name} has format {page.words[1]}, this version reads {_VERSION}")
             if mapped[_BOOT] != boot.encode().ljust(36)[:36]:
-                raise ControlRefused(f"{path.name} dates from before the last boot")
+                raise ControlRefused(f"{path.name} dates from before the last boot, or from another time namespace")
         except ControlRefused:
             page.close()
             raise

@@ -14,9 +14,12 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-__all__ = ["HASH_NAME", "TABLE_KINDS", "Fingerprints"]
+__all__ = ["HASH_NAME", "SECRET_BYTES", "TABLE_KINDS", "Fingerprints", "hashed"]
 
 HASH_NAME: Final = "xxh3_64"
+
+#: The hash of bytes under a seed, for those who have many.
+hashed: Final = xxh3_64_intdigest
 
 #: The kinds a table holds, by the number under which it does.
 TABLE_KINDS: Final = ("token", "digest", "session", "subject")
@@ -24,15 +27,20 @@ TABLE_KINDS: Final = ("token", "digest", "session", "subject")
 #: Issuers whose seeds are kept. A node knows a handful; tokens of made-up issuers do not get past the signature.
 _ISSUERS_KEPT: Final = 1024
 
+#: Length of a secret. A shorter one could be guessed.
+SECRET_BYTES: Final = 32
+
 _EVEN: Final = 2**64 - 2
 
 
 class Fingerprints:
-    """Fingerprints under one secret of 32 bytes, which shows nowhere."""
+    """Fingerprints under one secret of 32 bytes, which shows nowhere. Raises ValueError for another length."""
 
     __slots__ = ("_secret", "known")
 
     def __init__(self, secret: bytes) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"the secret of a table has {SECRET_BYTES} bytes, not {len(secret)}")
         self._secret = secret
         #: Seeds of the issuers met so far, by kind in the order of `TABLE_KINDS`. For look-ups that have no time for a
         #: call; whoever misses asks `seeds`.

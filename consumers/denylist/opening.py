@@ -10,10 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from consumers.denylist.about import About
 from consumers.denylist.control import Control, unpack_word
 from consumers.denylist.journal import Journal, rules_in
 from consumers.denylist.table import Table, TableRefused
-from consumers.denylist.writer import CAPACITY_LEAST, About, Writer
+from consumers.denylist.writer import CAPACITY_LEAST, Writer
 from revoker.errors import SettingsError
 
 __all__ = ["accepted", "empty", "prepare", "sweep", "void"]

@@ -12,12 +12,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from consumers.denylist.table import U32, U64, Table, seconds_of
+from consumers.denylist.table import FULL_ABOVE, U32, U64, Table, seconds_of
 
-__all__ = ["STEP_SLOTS", "Rebuild"]
+__all__ = ["STEP_SLOTS", "CrowdedError", "Rebuild"]
 
 #: Slots of the old table per step: 0.3 ms.
 STEP_SLOTS: Final = 16384
+
+
+class CrowdedError(Exception):
+    """More was stored meanwhile than the new table has room for: it has to be begun anew, larger."""
 
 
 class Rebuild:
@@ -53,7 +57,7 @@ class Rebuild:
         return len(self._keys) + sum(len(keys) for keys, _ in self._batches)
 
     def step(self, slots: int = STEP_SLOTS) -> bool:
-        """Copy the next slots. True once all are copied."""
+        """Copy the next slots. True once all are copied. Raises CrowdedError, changing nothing."""
         old = self.old
         if self._at >= old.slots:
             return True
@@ -68,19 +72,31 @@ class Rebuild:
         stays = self._stays(keys, times)
         keys, times = keys[stays], times[stays]
         if len(keys):
+            self._need(len(keys))
             self._append(keys, times)
         self._at = end
         return end >= old.slots
 
     def finish(self) -> None:
-        """Store what is pending. The new table then holds all that the old one does, and may take its place."""
-        batches, self._batches = self._batches, []
-        keys, times, self._keys, self._times = self._keys, self._times, [], []
-        if keys:
-            batches.append((np.array(keys, dtype=np.uint64), np.array(times, dtype=np.uint32)))
-        for some_keys, some_times in batches:
-            self.new.put_all(some_keys, some_times)
-            self.kinds.update(np.unique(some_times & np.uint32(3)).tolist())
+        """Store what is pending. The new table then holds all that the old one does, and may take its place.
+
+        Call it after `step` returned True (RuntimeError otherwise). Raises CrowdedError, changing nothing. What is
+        pending stays so until all of it is stored, so that it may be called again after any error.
+        """
+        if self._at < self.old.slots:
+            raise RuntimeError(f"only {self._at} of {self.old.slots} slots are copied")
+        self._need(self.pending)
+        batches = list(self._batches)
+        if self._keys:
+            batches.append((np.array(self._keys, dtype=np.uint64), np.array(self._times, dtype=np.uint32)))
+        for keys, times in batches:
+            self.new.put_all(keys, times)
+            self.kinds.update(np.unique(times & np.uint32(3)).tolist())
+        self._keys, self._times, self._batches = [], [], []
+
+    def _need(self, slots: int) -> None:
+        if self.new.used + slots > FULL_ABOVE * self.new.capacity:
+            raise CrowdedError(f"{self.new.used} slots are taken, {slots} are to come, of {self.new.capacity}")
 
     def _stays(self, keys: U64, times: U32) -> NDArray[np.bool_]:
         stays = seconds_of(times) > self._now_s

@@ -22,7 +22,8 @@ Screen: TypeAlias = Callable[[Mapping[str, Any], str | None], bool]
 
 _EVEN: Final = 2**64 - 2
 _CLAIM: Final = {"token": "jti", "session": "sid", "subject": "sub"}
-_ODD: Final = (KeyError, AttributeError, TypeError, UnicodeEncodeError)
+# IndexError: the table is damaged and has no end.
+_ODD: Final = (KeyError, AttributeError, TypeError, UnicodeEncodeError, IndexError)
 
 
 def screen(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from consumers.denylist import Entry
+from consumers.denylist.about import About, Origin
 from consumers.denylist.control import WORD, Control, ControlRefused, boot_id
 from consumers.denylist.fingerprint import TABLE_KINDS
 from consumers.denylist.journal import JournalRefused
@@ -30,7 +31,7 @@ from consumers.denylist.opening import accepted, empty, prepare, sweep, void
 from consumers.denylist.screen import Screen, screen
 from consumers.denylist.table import TableRefused
 from consumers.denylist.view import View, look
-from consumers.denylist.writer import About, Origin, Writer
+from consumers.denylist.writer import Writer
 from revoker.errors import DenyListUnreadable
 from revoker.events import Revocation, SelectorKey
 
@@ -165,8 +166,8 @@ class SharedDenyList:
                 refused = f"{Path(error.filename).name} is missing"
             except (TableRefused, JournalRefused, OSError) as error:
                 refused = str(error)
-            self._become(writer or self._empty(control, about))
-            writer = self._writing()
+            self.become(writer or self._empty(control, about))
+            writer = self.writer
             control.writer_pid = os.getpid()
             return Taken(
                 offsets=writer.table.offsets,
@@ -177,21 +178,22 @@ class SharedDenyList:
 
     def replace(self) -> None:
         """Give up all entries: what they were read from is not the log that is there now. Nothing is fresh."""
-        writer = self._writing()
+        writer = self.writer
         with self._lock:
-            self._become(self._empty(writer.control, writer.about))
+            self.become(self._empty(writer.control, writer.about))
 
     def _empty(self, control: Control, about: About) -> Writer:
         return empty(self.directory, control, about=about, secret=self._secret, max_entries=self._max_entries)
 
-    def _become(self, writer: Writer) -> None:
+    def become(self, writer: Writer) -> None:
+        """From here on ``writer`` writes, and every process looks into its table."""
         self._writer = writer
         writer.control.word = writer.word
         sweep(self.directory, writer.table.generation)
         self._follow_writer()
 
     def _follow_writer(self) -> None:
-        writer = self._writing()
+        writer = self.writer
         view = self._view
         if view is not None and view.table is writer.table and view.word == writer.word and view.side is writer.side:
             return
@@ -304,7 +306,7 @@ class SharedDenyList:
 
     def apply_all(self, revocations: Sequence[Revocation]) -> bool:
         """See `DenyList`."""
-        writer = self._writing()
+        writer = self.writer
         try:
             return writer.apply_all(revocations)
         finally:
@@ -317,7 +319,7 @@ class SharedDenyList:
 
     def adopt(self, origin: Origin) -> None:
         """From here on offsets are those of this log."""
-        self._writing().adopt(origin)
+        self.writer.adopt(origin)
         self._follow_writer()
 
     def advance(self, *, now_s: float) -> None:
@@ -388,7 +390,9 @@ class SharedDenyList:
                 )
         yield from view.side.in_force()
 
-    def _writing(self) -> Writer:
+    @property
+    def writer(self) -> Writer:
+        """What only the writer has. Raises RuntimeError in a reader."""
         if self._writer is None:
             raise RuntimeError("only the writer may change the shared deny list")
         return self._writer

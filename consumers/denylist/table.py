@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from revoker.errors import DenyListUnreadable
+
 __all__ = [
     "ABOUT_MAX_BYTES",
     "FULL_ABOVE",
@@ -63,7 +65,8 @@ _TAIL: Final = 512
 _HOMES: Final = 2**30  # homes are told apart by the 30 highest bits
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 _CHUNK: Final = 65536
-_BATCH_LEAST: Final = 500  # below, numpy's calls cost more than a loop
+_BATCH_LEAST: Final = 200  # below, numpy's calls cost more than a loop
+_FEW: Final = 64  # of a batch, still without a slot: the same
 
 # The header, in words of eight bytes.
 _CHECKED: Final = 8  # the first so many, without the last, never change and are under the checksum
@@ -105,9 +108,10 @@ class Table:
 
     @classmethod
     def make(cls, path: Path, *, generation: int, capacity: int, about: bytes) -> Table:
-        """A new, empty table. Raises FileExistsError, and OSError (ENOSPC) before anything is mapped that has no room.
+        """A new, empty table. Raises FileExistsError, and OSError naming directory and size if that has no room for it.
 
-        A sparse file on a full tmpfs would kill the process at its first store (SIGBUS).
+        The room is taken before anything is mapped: a sparse file on a full tmpfs would kill the process at its first
+        store (SIGBUS).
         """
         if len(about) > ABOUT_MAX_BYTES:
             raise ValueError(f"about has {len(about)} bytes, at most {ABOUT_MAX_BYTES} fit")
@@ -118,6 +122,10 @@ class Table:
             for start in range(0, size, _PIECE_BYTES):
                 os.posix_fallocate(descriptor, start, min(_PIECE_BYTES, size - start))
             mapped = mmap.mmap(descriptor, size)
+        except OSError as error:
+            path.unlink()
+            why = f"{path.parent} has no room for a table of {size} bytes: {error.strerror}"
+            raise OSError(error.errno, why) from None
         except BaseException:
             path.unlink()
             raise
@@ -135,10 +143,19 @@ class Table:
     @classmethod
     def open(cls, path: Path, *, writable: bool) -> Table:
         """The table in a file. Raises FileNotFoundError, or TableRefused saying what is wrong with it."""
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(path, flags)
+        # O_NONBLOCK: whoever put a FIFO here must not be waited for.
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            what = "is a symbolic link" if path.is_symlink() else f"cannot be opened: {error.strerror}"
+            raise TableRefused(f"{path.name} {what}") from None
         try:
             found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise TableRefused(f"{path.name} is no regular file")
             if found.st_uid != os.geteuid():
                 raise TableRefused(f"{path.name} belongs to user {found.st_uid}, not to {os.geteuid()}")
             if stat.S_IMODE(found.st_mode) & 0o077:
@@ -151,7 +168,7 @@ class Table:
             os.close(descriptor)
         words = memoryview(mapped)[:_HEADER_BYTES].cast("Q")
         try:
-            _check(words, mapped, path.name)
+            _check(words, mapped, path)
         except TableRefused:
             words.release()
             mapped.close()
@@ -210,12 +227,15 @@ class Table:
                 self._words[index] = 0
 
     def find(self, key: int) -> int:
-        """The time under a key, 0 if there is none."""
+        """The time under a key, 0 if there is none. Raises DenyListUnreadable if the table is damaged."""
         keys, index = self.keys, (key >> 34) // self.divisor
-        while word := keys[index]:
-            if word == key:
-                return self.times[index]
-            index += 1
+        try:
+            while word := keys[index]:
+                if word == key:
+                    return self.times[index]
+                index += 1
+        except IndexError:
+            raise DenyListUnreadable(f"table.{self.generation} of the shared deny list is damaged: it ends") from None
         return 0
 
     def put(self, key: int, time: int) -> int:
@@ -236,15 +256,27 @@ class Table:
         return 2
 
     def put_all(self, keys: U64, times: U32) -> int:
-        """`put` for many, in any order and with repetitions. Returns how many new slots were taken."""
+        """`put` for many, in any order and with repetitions. Returns how many new slots were taken.
+
+        All expiries of subjects are in before the first of their cut-offs: a cut-off that shows has its expiry.
+        """
         before = self.used
+        late = ((times & np.uint32(3)) == 3) & ((keys & np.uint64(1)) == 0)
+        if late.any() and not late.all():
+            self.put_all(keys[~late], times[~late])
+            self.put_all(keys[late], times[late])
+            return self.used - before
         if len(keys) < _BATCH_LEAST:
             for key, time in zip(keys.tolist(), times.tolist(), strict=True):
                 self.put(key, time)
             return self.used - before
         keys, times = _merged(keys, times)
-        at = _homes(keys, self.divisor)
+        at = _homes(keys, self.divisor)  # in order, as the keys are, and so they stay
         while len(at):
+            if len(at) < _FEW:
+                for key, time in zip(keys.tolist(), times.tolist(), strict=True):
+                    self.put(key, time)
+                break
             held = self._k[at]
             same = held == keys
             if same.any():
@@ -255,10 +287,11 @@ class Table:
             empty = np.flatnonzero(held == 0)
             if len(empty):
                 # Several may want one slot; the first gets it, the others go on from there.
-                places, first = np.unique(at[empty], return_index=True)
+                wanted = at[empty]
+                first = np.concatenate(([True], wanted[1:] != wanted[:-1]))
+                places, winners = wanted[first], empty[first]
                 if places[-1] >= self.slots - 1:
                     raise OverflowError("the tail of the table is full")
-                winners = empty[first]
                 # The time before the key: a key that shows has its time.
                 self._t[places] = times[winners]
                 self._k[places] = keys[winners]
@@ -342,7 +375,8 @@ def _checksum(mapped: Any, about_bytes: int) -> int:
     return xxh3_64_intdigest(fixed + bytes(mapped[_ABOUT_AT_BYTES : _ABOUT_AT_BYTES + about_bytes]))
 
 
-def _check(words: memoryview[int], mapped: mmap.mmap, name: str) -> None:
+def _check(words: memoryview[int], mapped: mmap.mmap, path: Path) -> None:
+    name = path.name
     if words[_M] != _MAGIC:
         swapped = int.from_bytes(words[_M].to_bytes(8, "little"), "big") == _MAGIC
         raise TableRefused(f"{name} was written on a machine of other byte order" if swapped else f"{name} is no table")
@@ -350,5 +384,14 @@ def _check(words: memoryview[int], mapped: mmap.mmap, name: str) -> None:
         raise TableRefused(f"{name} has format {words[_V]}, this version reads {_VERSION}")
     if words[_ABOUT] > ABOUT_MAX_BYTES or _checksum(mapped, words[_ABOUT]) != words[_CHECKSUM]:
         raise TableRefused(f"{name} has a damaged header")
-    if len(mapped) != _size(words[_SLOTS]):
-        raise TableRefused(f"{name} has {len(mapped)} bytes, its header says {_size(words[_SLOTS])}")
+    divisor, slots = words[_DIVISOR], words[_SLOTS]
+    if not 0 < divisor <= _HOMES or slots != (_HOMES - 1) // divisor + 1 + _TAIL or words[_CAPACITY] != slots - _TAIL:
+        raise TableRefused(f"{name} has a header that contradicts itself ({slots} slots, divisor {divisor})")
+    if len(mapped) != _size(slots):
+        raise TableRefused(f"{name} has {len(mapped)} bytes, its header says {_size(slots)}")
+    named = path.suffix[1:]
+    if named.isdecimal() and int(named) != words[_GENERATION]:
+        raise TableRefused(f"{name} says it is generation {words[_GENERATION]}")
+    last = _HEADER_BYTES + 8 * (slots - 1)
+    if any(mapped[last : last + 8]):
+        raise TableRefused(f"{name} is damaged: its last slot is taken")

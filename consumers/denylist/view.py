@@ -8,12 +8,12 @@ from typing import Final
 
 import msgspec
 
+from consumers.denylist.about import About
 from consumers.denylist.control import Control, unpack_word
 from consumers.denylist.fingerprint import TABLE_KINDS, Fingerprints
 from consumers.denylist.journal import JournalRefused, rules_in
 from consumers.denylist.memory import MemoryDenyList
 from consumers.denylist.table import Table, TableRefused
-from consumers.denylist.writer import About
 from revoker.errors import DenyListUnreadable
 
 __all__ = ["View", "look"]

@@ -7,6 +7,7 @@ Whoever takes over reads on from the offsets, and merging twice changes nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,16 +17,20 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from consumers.denylist.about import About, Origin
 from consumers.denylist.control import Control, pack_word
-from consumers.denylist.fingerprint import HASH_NAME, TABLE_KINDS, Fingerprints
+from consumers.denylist.filing import Filed, filed
+from consumers.denylist.fingerprint import TABLE_KINDS, Fingerprints
 from consumers.denylist.journal import Journal
 from consumers.denylist.memory import MemoryDenyList
-from consumers.denylist.rebuild import STEP_SLOTS, Rebuild
-from consumers.denylist.table import FULL_ABOVE, LOAD, REBUILD_ABOVE, SECONDS_MAX, Table
+from consumers.denylist.rebuild import STEP_SLOTS, CrowdedError, Rebuild
+from consumers.denylist.table import FULL_ABOVE, LOAD, REBUILD_ABOVE, U32, U64, Table
 from revoker.errors import DenyListFull
-from revoker.events import Revocation, Subject
+from revoker.events import Revocation
 
-__all__ = ["CAPACITY_LEAST", "About", "Origin", "Writer"]
+__all__ = ["CAPACITY_LEAST", "Writer"]
+
+log: logging.Logger = logging.getLogger(__name__)
 
 #: A table never has fewer homes: 50 KB.
 CAPACITY_LEAST: Final = 4096
@@ -37,33 +42,11 @@ _COUNT_EVERY_S: Final = 60
 #: Slots copied for each entry stored while a rebuild runs, so that it ends before the old table is full.
 _PACE: Final = 20
 
+#: How long the purge clock goes on before room for a new table is asked for again.
+_ASK_AGAIN_S: Final = 5
+
 #: Records of the journal that are no longer needed, of which so many are worth a new generation.
 _STALE_RULES: Final = 1024
-
-_NUMBER: Final = {kind: number for number, kind in enumerate(TABLE_KINDS)}
-
-
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The log a table was filled from."""
-
-    cluster_id: str | None
-    topic: str
-    topic_id: str
-    partitions: int
-
-
-class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the header of a table and never changes in it."""
-
-    secret: str
-    boot: str
-    trust: str
-    epoch_s: int
-    hash_name: str = HASH_NAME
-    origin: Origin | None = None
-
-    def __repr__(self) -> str:  # the secret shows nowhere
-        return f"About(boot={self.boot!r}, origin={self.origin!r})"
 
 
 class Writer:
@@ -95,6 +78,10 @@ class Writer:
         self._counted_at = -math.inf
         self._rebuild: Rebuild | None = None
         self._rebuild_about = about
+        #: Why there is no room for a new table; None if there was, or if none was wanted yet.
+        self.cramped: str | None = None
+        self._ask_again_at = -math.inf
+        self._owed: list[Revocation] = []  # rules in the side store that could not be written
         self.kinds: set[int] = set()
         if self._now > -math.inf:
             self.side.advance(now_s=self._now + about.epoch_s)
@@ -120,83 +107,56 @@ class Writer:
 
     def apply_all(self, revocations: Sequence[Revocation]) -> bool:
         """Merge events. True if anything changed. Raises DenyListFull; those before the refused one are in."""
-        keys: list[int] = []
-        times: list[int] = []
         changed = False
-        try:
-            if self._held + len(revocations) <= self._max_entries:
-                for revocation in revocations:
-                    if not self._file(revocation, keys, times):
-                        changed |= self._rule(revocation)
-            else:
-                for revocation in revocations:
-                    some: tuple[list[int], list[int]] = ([], [])
-                    if self._file(revocation, *some):
-                        if some[0] and not self.table.find(some[0][-1]):
-                            self._store(keys, times)
-                            keys, times = [], []
-                            if not self.table.find(some[0][-1]):
-                                self._make_room()
-                        keys += some[0]
-                        times += some[1]
-                    else:
-                        changed |= self._rule(revocation)
-        finally:
-            changed |= self._store(keys, times)
+        if self._held + len(revocations) <= self._max_entries:
+            try:
+                return self._merge(self._filed(revocations))
+            except DenyListFull:
+                changed = True  # there is no room for all of them, but perhaps for some
+        for revocation in revocations:  # near the bound, one by one: each may be the one too many
+            some = self._filed((revocation,))
+            strokes = some.strokes()
+            if strokes and not self.table.find(int(strokes[-1][0][0])):
+                self._make_room()
+            changed |= self._merge(some)
         return changed
 
-    def _file(self, revocation: Revocation, keys: list[int], times: list[int]) -> bool:
-        """Whether an event goes into slots; if so, which. None if it has expired and nothing of it is known."""
-        selector = revocation.selector
-        epoch_s = self.about.epoch_s
-        expiry = revocation.expires_at - epoch_s
-        if selector.exact:
-            kind, iss, value = selector.key
-            number = _NUMBER[kind]
-            key = self.prints.of(number, iss, value)
-            if expiry > self._now or self.table.find(key):
-                keys.append(key)
-                times.append((min(max(expiry, 0), SECONDS_MAX) + 1) << 2 | number)
-            return True
-        if not isinstance(selector, Subject) or selector.spare_sid or selector.spare_jti or revocation.cutoff is None:
-            return False
-        cutoff = revocation.cutoff - epoch_s
-        if not (0 <= cutoff <= SECONDS_MAX and 0 <= expiry <= SECONDS_MAX):
-            return False
-        key = self.prints.of(3, selector.iss, selector.sub)
-        if expiry > self._now or self.table.find(key):
-            # The expiry first: a cut-off that shows has one.
-            keys += (key | 1, key)
-            times += ((expiry + 1) << 2 | 3, (cutoff + 1) << 2 | 3)
-        return True
+    def _merge(self, some: Filed) -> bool:
+        changed = False
+        for keys, times in some.strokes():
+            changed |= self._store(keys, times)
+        for rule in some.rules:
+            changed |= self._rule(rule)
+        return changed
 
-    def _store(self, keys: list[int], times: list[int]) -> bool:
-        if not keys:
-            return False
-        self._make_space(len(keys))
+    def _filed(self, revocations: Sequence[Revocation]) -> Filed:
+        return filed(revocations, prints=self.prints, epoch_s=self.about.epoch_s, now=self._now, known=self.table.find)
+
+    def _store(self, keys: U64, times: U32) -> bool:
+        self._make_space(keys)
         table, rebuild = self.table, self._rebuild
         before = table.used
         if len(keys) < 64:
             changed = False
-            for key, time in zip(keys, times, strict=True):
-                changed |= bool(table.put(key, time))
-                if rebuild is not None:
-                    rebuild.put(key, time)
+            for key, time in zip(keys.tolist(), times.tolist(), strict=True):
+                if table.put(key, time):
+                    changed = True
+                    if rebuild is not None:
+                        rebuild.put(key, time)
         else:
-            some_keys, some_times = np.array(keys, dtype=np.uint64), np.array(times, dtype=np.uint32)
-            table.put_all(some_keys, some_times)
+            table.put_all(keys, times)
             if rebuild is not None:
-                rebuild.put_all(some_keys, some_times)
+                rebuild.put_all(keys, times)
             changed = True
         self._held += table.used - before
-        kinds = {time & 3 for time in times} - self.kinds if len(self.kinds) < 4 else set()
+        kinds = set((times & np.uint32(3)).tolist()) - self.kinds if len(self.kinds) < 4 else set()
         if kinds:
             self.kinds |= kinds
             self.control.word = self.word
         if rebuild is not None:
             self.step(max(1, len(keys) * _PACE // STEP_SLOTS))
         elif table.used > REBUILD_ABOVE * table.capacity:
-            self._begin()
+            self._begin_if_room()
         return changed
 
     def _rule(self, revocation: Revocation) -> bool:
@@ -208,14 +168,23 @@ class Writer:
             changed = self.side.apply(revocation)
         except DenyListFull:
             raise self._full() from None
-        if not changed:
-            return False
-        self._held += 1
-        self.table.rules_bytes = self._journal.append(revocation)
-        self._rules.append(revocation)
-        self._records += 1
-        self.control.word = self.word
-        return True
+        if changed:
+            self._owed.append(revocation)
+            self._held += 1
+        # A rule that could not be written is not new when it comes again, and must be written all the same.
+        changed = bool(self._owed)
+        self._write_owed()
+        return changed
+
+    def _write_owed(self) -> None:
+        while self._owed:
+            try:
+                self.table.rules_bytes = self._journal.append(self._owed[0])
+            except OSError as error:
+                raise DenyListFull(f"no rule can be added to {self._journal.path}: {error.strerror}") from None
+            self._rules.append(self._owed.pop(0))
+            self._records += 1
+            self.control.word = self.word
 
     def _make_room(self) -> None:
         if self._held >= self._max_entries:
@@ -229,13 +198,32 @@ class Writer:
             "none is dropped to make room, so this host cannot take further revocations"
         )
 
-    def _make_space(self, slots: int) -> None:
-        if self.table.used + slots > FULL_ABOVE * self.table.capacity:
-            if self._rebuild is not None:
+    def _make_space(self, keys: U64) -> None:
+        """See that so many fit. Raises DenyListFull if they do not and there is no room for a larger table."""
+        if self._fits(len(keys)) or self._fits(self._new(keys)):
+            return
+        try:
+            self.finish()
+            new = self._new(keys)
+            if self._fits(new):
+                return
+            if self.cramped is None or self._now >= self._ask_again_at:
+                self._begin(extra=new)
                 self.finish()
-            if self.table.used + slots > FULL_ABOVE * self.table.capacity:
-                self._begin(extra=slots)
-                self.finish()
+                return
+        except OSError as error:
+            self._give_up(error)
+        raise DenyListFull(
+            f"{self.table.used} of {self.table.capacity} places of the deny list are taken, which is as full as it may "
+            f"be, and {self.cramped}; nothing was dropped, so this host cannot take further revocations"
+        )
+
+    def _fits(self, slots: int) -> bool:
+        return self.table.used + slots <= FULL_ABOVE * self.table.capacity
+
+    def _new(self, keys: U64) -> int:
+        """How many of these have no slot yet. A log that is read again brings none."""
+        return sum(not self.table.find(key) for key in set(keys.tolist()))
 
     def counts(self) -> Mapping[str, int]:
         """Entries by kind."""
@@ -267,9 +255,9 @@ class Writer:
             self._held = sum(alive) + sum(self.side.counts().values())
             stale_rules = self._records - len(self._rules) > max(_STALE_RULES, len(self._rules))
             if stale_rules or (dead and (self.table.slots <= _SMALL or dead * 4 > sum(alive))):
-                self._begin()
+                self._begin_if_room()
                 if self.table.slots <= _SMALL:
-                    self.finish()
+                    self.step(self.table.slots)
 
     def _due(self, now: float) -> bool:
         return self.table.slots <= _SMALL or now >= self._counted_at + _COUNT_EVERY_S
@@ -279,12 +267,47 @@ class Writer:
         for _ in range(steps):
             if self._rebuild is None:
                 return
-            if self._rebuild.step():
-                self.finish()
+            try:
+                if self._copied(self._rebuild):
+                    self.finish()
+            except OSError as error:
+                self._give_up(error)
+
+    def _copied(self, rebuild: Rebuild) -> bool:
+        """One step. If too much was stored meanwhile, the copy begins anew, with room for it."""
+        try:
+            return rebuild.step()
+        except CrowdedError:
+            self._begin(extra=rebuild.pending, about=self._rebuild_about)
+            return False
+
+    def _begin_if_room(self) -> None:
+        if self.cramped is None or self._now >= self._ask_again_at:
+            try:
+                self._begin()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Go on with the table there is. It still has places, or expired entries will have to make room elsewhere."""
+        self._discard()
+        if self.cramped is None:
+            log.warning("the shared deny list goes on in the table it has: %s", error)
+        self.cramped = error.strerror or str(error)
+        self._ask_again_at = self._now + _ASK_AGAIN_S
+
+    def _discard(self) -> None:
+        if self._rebuild is not None:
+            rebuild, self._rebuild = self._rebuild, None
+            rebuild.new.close()
+            self._unlink(rebuild.new.generation)
 
     def _begin(self, *, extra: int = 0, about: About | None = None) -> None:
+        self._discard()
         alive, _ = self.table.counts(now_s=self._now)
         wanted = sum(alive) + alive[3] + extra
+        # So many may be stored while the copy runs.
+        meanwhile = self.table.slots // _PACE
         generation = self.table.generation % (2**24 - 1) + 1
         self._rebuild_about = about or self.about
         path = self._directory / f"table.{generation}"
@@ -292,25 +315,23 @@ class Writer:
         new = Table.make(
             path,
             generation=generation,
-            capacity=max(CAPACITY_LEAST, math.ceil(wanted / LOAD)),
+            capacity=max(CAPACITY_LEAST, math.ceil(wanted / LOAD), math.ceil((wanted + meanwhile) / FULL_ABOVE)),
             about=msgspec.json.encode(self._rebuild_about),
         )
         self._rebuild = Rebuild(self.table, new, now_s=self._now)
 
     def finish(self) -> None:
         """Complete the new generation now, and publish it. Nothing if none is being made."""
-        rebuild = self._rebuild
+        while (rebuild := self._rebuild) is not None and not self._completed(rebuild):
+            pass
         if rebuild is None:
             return
-        while not rebuild.step():
-            pass
-        rebuild.finish()
         old, new = self.table, rebuild.new
         journal = self._written_anew(new)
         new.purged_s, new.unread = old.purged_s, old.unread
         if self._rebuild_about.origin == self.about.origin:
             new.reached(old.offsets)
-        self._rebuild = None
+        self._rebuild = self.cramped = None
         closed, self._journal = self._journal, journal
         self.table, self.about, self.kinds = new, self._rebuild_about, set(rebuild.kinds)
         # From here on every process looks into the new one.
@@ -318,12 +339,26 @@ class Writer:
         closed.close()
         self._unlink(old.generation)
 
+    def _completed(self, rebuild: Rebuild) -> bool:
+        try:
+            while not rebuild.step():
+                pass
+            rebuild.finish()
+        except CrowdedError:
+            self._begin(extra=rebuild.pending, about=self._rebuild_about)
+            return False
+        return True
+
     def _written_anew(self, new: Table) -> Journal:
         path = self._directory / f"rules.{new.generation}"
         path.unlink(missing_ok=True)
         journal = Journal(path, length=0)
-        for rule in self._rules:
-            journal.append(rule)
+        try:
+            for rule in self._rules:
+                journal.append(rule)
+        except OSError as error:
+            journal.close()
+            raise OSError(error.errno, f"{path} has no room for the rules: {error.strerror}") from None
         self._records = len(self._rules)
         new.rules_bytes = journal.length
         return journal
@@ -334,23 +369,28 @@ class Writer:
 
     def adopt(self, origin: Origin) -> None:
         """From here on the offsets are those of this log. Entries stay; offsets of another are forgotten."""
-        if origin == self.about.origin:
-            return
+        if origin != self.about.origin:
+            self.renew(msgspec.structs.replace(self.about, origin=origin))
+
+    def renew(self, about: About) -> None:
+        """Copy what is in force into a new generation about which this is said."""
         self.finish()
-        self._begin(about=msgspec.structs.replace(self.about, origin=origin))
+        self._begin(about=about)
         self.finish()
 
     def reached(self, positions: Mapping[int, int], *, unread: int) -> None:
         """See `consumers.denylist.DenyList`."""
-        if unread or self.table.unread:
+        self._write_owed()
+        # More before the offsets, fewer after: a kill in between must not leave offsets beyond a record forgotten.
+        if unread > self.table.unread:
             self.table.unread = unread
         self.table.reached(positions)
+        if unread < self.table.unread:
+            self.table.unread = unread
 
     def close(self) -> None:
         """Give up what only a writer holds."""
-        if self._rebuild is not None:
-            (self._directory / f"table.{self._rebuild.new.generation}").unlink(missing_ok=True)
-            self._rebuild = None
+        self._discard()
         self._journal.close()
         if self.control.writer_pid == os.getpid():
             self.control.writer_pid = 0

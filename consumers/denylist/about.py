@@ -1,0 +1,34 @@
+"""What the header of a shared table says about it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from consumers.denylist.fingerprint import HASH_NAME, SECRET_BYTES
+
+__all__ = ["About", "Origin"]
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The log a table was filled from."""
+
+    cluster_id: str | None
+    topic: str
+    topic_id: str
+    partitions: int
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the header of a table and never changes in it."""
+
+    secret: Annotated[str, msgspec.Meta(pattern=f"^([0-9a-f]{{2}}){{{SECRET_BYTES}}}$")]
+    boot: str
+    trust: str
+    epoch_s: int
+    hash_name: str = HASH_NAME
+    origin: Origin | None = None
+
+    def __repr__(self) -> str:  # the secret shows nowhere
+        return f"About(boot={self.boot!r}, origin={self.origin!r})"

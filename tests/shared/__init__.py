@@ -1,0 +1,1 @@
+"""Attacks on the shared deny list: a log that can be recomputed, writers that die anywhere, readers that watch."""
