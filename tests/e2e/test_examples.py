@@ -131,7 +131,7 @@ async def test_log_in_call_log_out_be_refused(
             assert response.status == 200
 
 
-@pytest.mark.parametrize("script", ["aiohttp_api.py", "fastapi_api.py"])
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_an_example_fits_a_screen(script: str) -> None:
     """No example is longer than sixty lines."""
     assert len((EXAMPLES / script).read_text().splitlines()) <= LONGEST_LINES
