@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +23,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from consumers.bulk import BULK_LEAST, Bulk, read_ahead
+from consumers.forks import stop_in_children
 from consumers.freshness import Freshness, Progress, State
 from consumers.intake import Intake
 from consumers.outage import Outage
@@ -34,7 +34,17 @@ from consumers.watch import Watch, asking
 from revoker.cluster import TopicView, look, permitted
 from revoker.diagnosis import explain, quiet_logs
 from revoker.errors import BrokerError, BrokerUnreachable, NotProven
-from revoker.kafka import client_of, consumer_arguments, died_inside, discard, hang_up, on_trouble, prepare, unreachable
+from revoker.kafka import (
+    client_of,
+    consumer_arguments,
+    died_inside,
+    discard,
+    hang_up,
+    hold_empty_fetches,
+    on_trouble,
+    prepare,
+    unreachable,
+)
 from revoker.settings import Settings
 from revoker.topic import Report, check_with, enforce
 
@@ -45,6 +55,7 @@ log: logging.Logger = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_CONNECTING_S = 2.0
 _LONGEST_PAUSE_REPLAYING_S = 30.0
+_FIRST_WAIT_MS = 10
 
 
 class TrustChanged(BrokerError):
@@ -96,7 +107,7 @@ class Follower:
         """Begin following, in the background. Never fails: whether it gets anywhere is the state's to say."""
         if self._task is not None:
             raise RuntimeError("this Follower was started before; make a new one")
-        _followers.add(self)
+        stop_in_children(self.freshness)
         quiet_logs.install()
         self.freshness.connecting("starting")
         self._task = asyncio.create_task(self._run(), name="revoker-follower")
@@ -205,10 +216,16 @@ class Follower:
             self.intake.denylist.reached(starts)
             self.freshness.begin(starts=starts, barriers=ends)
             self._note_state()
-            consumer.assign(list(partitions.values()))
-            for number, partition in partitions.items():
-                consumer.seek(partition, starts[number])
-            await self._follow(consumer, client, partitions, view, self.report)
+            bulk = Bulk(
+                client,
+                topic=settings.topic,
+                starts=starts,
+                ends=ends,
+                leaders={number: one.leader for number, one in view.partitions.items()},
+                slice_records=self.intake.slice_records,
+                timeout_s=settings.request_timeout_s,
+            )
+            await self._follow(consumer, client, bulk, partitions, view, self.report)
         finally:
             failure = await discard(consumer, timeout_s=settings.request_timeout_s)
             if failure is not None:
@@ -218,6 +235,7 @@ class Follower:
         self,
         consumer: AIOKafkaConsumer,
         client: AIOKafkaClient,
+        bulk: Bulk,
         partitions: Mapping[int, TopicPartition],
         view: TopicView,
         report: Report,
@@ -231,7 +249,9 @@ class Follower:
             noted=self._saw,
             checked=self._checked,
         )
-        reading = asyncio.create_task(self._read(consumer, client, partitions, watch.ask_now), name="revoker-read")
+        reading = asyncio.create_task(
+            self._read(consumer, client, bulk, partitions, watch.ask_now), name="revoker-read"
+        )
         watching = asyncio.create_task(watch.run(), name="revoker-watch")
         checking = asyncio.create_task(watch.check_contract(), name="revoker-contract")
         tasks = (reading, watching, checking)
@@ -248,15 +268,31 @@ class Follower:
         self,
         consumer: AIOKafkaConsumer,
         client: AIOKafkaClient,
+        bulk: Bulk,
         partitions: Mapping[int, TopicPartition],
         ask_now: asyncio.Event,
     ) -> None:
+        if bulk.records >= BULK_LEAST:
+            await read_ahead(
+                bulk,
+                intake=self.intake,
+                freshness=self.freshness,
+                monotonic=self._monotonic,
+                each_second=lambda: self._look_after(consumer),
+            )
+        consumer.assign(list(partitions.values()))
+        for number, partition in partitions.items():
+            consumer.seek(partition, bulk.positions[number])
         tidy_at = self._monotonic() + 1.0
+        # The proofs of a node that has caught up are two empty fetches and a question. At the usual pace the fetches
+        # alone would take twice ``fetch_max_wait_ms``.
+        wait_ms = min(_FIRST_WAIT_MS, self._settings.fetch_max_wait_ms)
+        hold_empty_fetches(consumer, wait_ms)
         while True:
             batches = await next_slice(
                 consumer,
                 client,
-                timeout_ms=self._settings.fetch_max_wait_ms,
+                timeout_ms=wait_ms,
                 max_records=self.intake.slice_records,
                 request_timeout_s=self._settings.request_timeout_s,
                 stepped_over=self.intake.stepped_over,
@@ -280,10 +316,11 @@ class Follower:
             self._note_obstacle()
             self.intake.denylist.reached(self.freshness.positions, unread=self.intake.missed)
             self._note_state()
-            if (now := self._monotonic()) >= tidy_at:
-                self.intake.tidy()
-                self._start_over_if_outdated()
-                self._give_up_if_unproven(consumer)
+            if (now := self._monotonic()) >= tidy_at or self.freshness.state is State.LIVE:
+                wait_ms = self._settings.fetch_max_wait_ms
+                hold_empty_fetches(consumer, wait_ms)
+            if now >= tidy_at:
+                self._look_after(consumer)
                 if client.cluster.partitions_for_topic(self._settings.topic) != set(partitions):
                     self.freshness.interrupt()
                 tidy_at = now + 1.0
@@ -294,6 +331,11 @@ class Follower:
     def _interrupted(self) -> None:
         if not asking.get():
             self.freshness.interrupt()
+
+    def _look_after(self, consumer: AIOKafkaConsumer) -> None:
+        self.intake.tidy()
+        self._start_over_if_outdated()
+        self._give_up_if_unproven(consumer)
 
     def _start_over_if_outdated(self) -> None:
         provenance = self.intake.provenance
@@ -354,17 +396,3 @@ def _asked_to_end() -> bool:
     """Whether somebody cancelled the running task, rather than a cancellation of aiokafka's own escaping into it."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-#: Followers of this process, told after a fork that the child has none of their tasks.
-_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for follower in _followers:
-        follower.freshness.stop(
-            f"process {os.getpid()} forked away from its follower: start a node in each worker process"
-        )
-
-
-os.register_at_fork(after_in_child=_forked)

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Self
+from typing import ClassVar, Self
 
 from consumers.partition import Partition
 from revoker.settings import Settings
@@ -79,7 +79,7 @@ class Question:
     leaders: Mapping[int, int]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Freshness:
     """The state machine. Feed it observations; read ``state``, ``missing()`` and, on the request path, ``fresh_until``.
 
@@ -109,6 +109,8 @@ class Freshness:
     proved_at: float = field(default=-math.inf, init=False)
     #: Unix time up to which everything acknowledged is known here; None: nothing was ever proved.
     as_of: float | None = field(default=None, init=False)
+    #: See `consumers.guard.Proof`. Attributes are as quick.
+    times: ClassVar[memoryview[float] | None] = None
 
     _phase: State = field(default=State.STOPPED, init=False)
     _reason: str = field(default="not started", init=False)
@@ -161,6 +163,16 @@ class Freshness:
     def took(self, records: int) -> None:
         """So many further records were applied."""
         self._records += records
+
+    def read_ahead(self, partition: int, *, position: int) -> None:
+        """Everything before ``position`` was applied, read past the consumer, which fetches nothing meanwhile.
+
+        A sign of life and progress, and no proof: whatever the consumer is told later it asks later than now.
+        """
+        self._partitions[partition].position = position
+        now = self.monotonic()
+        for one in self._partitions.values():
+            one.processed_after = now
 
     def polled(
         self,

@@ -10,19 +10,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from operator import attrgetter
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from consumers.denylist import DenyList
 from consumers.denylist.purge import PurgeClock
 from consumers.provenance import SLICE_SIGNED, Provenance, SignedRecord
-from revoker.events import Heartbeat, Revocation
+from revoker.errors import DenyListFull
+from revoker.events import Heartbeat, Revocation, Selector
 from revoker.expiry import FUTURE_CUTOFF_S
 from revoker.record import Category, Undecodable, decode
 from revoker.trust import Refusal, TrustedKey
 
-__all__ = ["SLICE_RECORDS", "Intake", "RawRecord", "Unparsable", "Unread"]
+__all__ = ["SLICE_RECORDS", "Intake", "Placed", "PlainRecord", "RawRecord", "Unparsable", "Unread"]
 
 #: Records applied in one turn of the event loop. Replay is as fast with 500 as with more (faster than all at once), and
 #: a turn stays below 10 ms.
@@ -32,8 +35,43 @@ SLICE_RECORDS = 500
 _KEPT = 100
 
 
+_selector_of = attrgetter("selector")
+
+
+class PlainRecord(Protocol):
+    """A Kafka record as the compiled parser leaves it: it does not know its partition."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+_P = TypeVar("_P", bound=PlainRecord)
+
+
 class RawRecord(SignedRecord, Protocol):
     """What the intake needs of a Kafka record; aiokafka's ConsumerRecord has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A plain record and where it stands: a `RawRecord`."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+    @classmethod
+    def at(cls, partition: int, record: PlainRecord) -> Placed:
+        """``record``, which stands in ``partition``."""
+        return cls(partition, record.offset, record.timestamp, record.value, record.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +162,8 @@ class Intake:
         silent, and would stop the fleet if nodes waited for those. Raises DenyListFull at the bound: the rest is then
         unapplied, and the caller must not go on as if it were.
         """
+        if self.provenance is None and self.on_applied is None:
+            return self._take_all(records, placed=lambda record: record)
         counted = 0
         for record in records:
             counted += 1
@@ -132,8 +172,7 @@ class Intake:
                 self._refuse(record, signed_with)
                 continue
             if record.timestamp >= 0:
-                self.purge_clock.saw(timestamp_ms=record.timestamp)
-                self.newest_timestamp_ms = max(self.newest_timestamp_ms or 0, record.timestamp)
+                self._note_time(record.timestamp)
             event = decode(record.value)
             if isinstance(event, Undecodable):
                 self._keep_unread(record, event)
@@ -143,8 +182,52 @@ class Intake:
                 self._merge(event, record, signed_with)
         return counted
 
+    def take_plain(self, records: Iterable[PlainRecord], *, partition: int) -> int:
+        """`take` for records of one partition as the compiled parser leaves them."""
+        if self.provenance is None and self.on_applied is None:
+            return self._take_all(records, placed=partial(Placed.at, partition))
+        return self.take(Placed.at(partition, record) for record in records)
+
+    def _take_all(self, records: Iterable[_P], *, placed: Callable[[_P], RawRecord]) -> int:
+        """Where every record counts and nobody listens: the deny list gets all of them in one stroke."""
+        counted, newest_ms = 0, -1
+        events: list[Revocation] = []
+        for record in records:
+            counted += 1
+            timestamp_ms = record.timestamp
+            if timestamp_ms > newest_ms:
+                newest_ms = timestamp_ms
+            event = decode(record.value)
+            if type(event) is Revocation:
+                events.append(event if event.cutoff is None else self._clamped(event, timestamp_ms))
+            elif isinstance(event, Undecodable):
+                self._keep_unread(placed(record), event)
+            else:
+                self.heartbeats_total += 1
+        if newest_ms >= 0:
+            self._note_time(newest_ms)
+        self._merge_all(events)
+        return counted
+
+    def _merge_all(self, events: list[Revocation]) -> None:
+        try:
+            self.denylist.apply_all(events)
+        except DenyListFull:
+            # Which one it was the error does not tell. Merging those before it again changes nothing.
+            for event in events:
+                self.denylist.apply(event)
+                self.applied[event.selector.kind] += 1
+        else:
+            kinds: Counter[type[Selector]] = Counter(map(type, map(_selector_of, events)))
+            for kind, count in kinds.items():
+                self.applied[str(kind.__struct_config__.tag)] += count
+
+    def _note_time(self, timestamp_ms: int) -> None:
+        self.purge_clock.saw(timestamp_ms=timestamp_ms)
+        self.newest_timestamp_ms = max(self.newest_timestamp_ms or 0, timestamp_ms)
+
     def _merge(self, event: Revocation, record: RawRecord, signed_with: TrustedKey | None) -> None:
-        event = self._clamped(event, record)
+        event = self._clamped(event, record.timestamp)
         filed: tuple[Revocation, ...] | Refusal = (event,)
         if self.provenance is not None and signed_with is not None:
             filed = self.provenance.filed(event, signed_with=signed_with)
@@ -186,11 +269,11 @@ class Intake:
         if self._unread_newest_ms is not None and self._unread_newest_ms < now_s * 1000 - self._retention_ms:
             self._forget_unread()
 
-    def _clamped(self, event: Revocation, record: RawRecord) -> Revocation:
+    def _clamped(self, event: Revocation, timestamp_ms: int) -> Revocation:
         # A cut-off in the far future would refuse every later login. The bound follows from the record alone, not from
         # this node's clock, so every node and every replay clamps alike.
-        latest = record.timestamp // 1000 + FUTURE_CUTOFF_S
-        if event.cutoff is None or record.timestamp < 0 or event.cutoff <= latest:
+        latest = timestamp_ms // 1000 + FUTURE_CUTOFF_S
+        if event.cutoff is None or timestamp_ms < 0 or event.cutoff <= latest:
             return event
         self.clamped_total += 1
         return msgspec.structs.replace(event, cutoff=latest)

@@ -37,6 +37,7 @@ __all__ = [
     "died_inside",
     "discard",
     "hang_up",
+    "hold_empty_fetches",
     "never_create_topics",
     "on_trouble",
     "prepare",
@@ -206,6 +207,12 @@ def hang_up(client: AIOKafkaClient, node: int) -> None:
     connection = client._conns.get((node, ConnectionGroup.DEFAULT))
     if connection is not None:
         connection.close()
+
+
+def hold_empty_fetches(consumer: AIOKafkaConsumer, wait_ms: int) -> None:
+    """How long brokers may hold an empty fetch of ``consumer`` from now on. aiokafka takes it at construction only."""
+    fetcher: Any = consumer._fetcher
+    fetcher._fetch_max_wait_ms = wait_ms
 
 
 def on_trouble(client: AIOKafkaClient, told: Callable[[], None]) -> None:

@@ -50,8 +50,13 @@ OWNERS = {
     "click": {"revoker.cli"},
     "prometheus_client": {"revoker.health"},
     "sqlite3": {"revoker.outbox"},
-    "numpy": {"consumers.denylist.table", "consumers.denylist.rebuild", "consumers.denylist.writer"},
-    "xxhash": {"consumers.denylist.fingerprint", "consumers.denylist.table", "consumers.denylist.screen"},
+    "numpy": {
+        "consumers.denylist.filing",
+        "consumers.denylist.table",
+        "consumers.denylist.rebuild",
+        "consumers.denylist.writer",
+    },
+    "xxhash": {f"consumers.denylist.{name}" for name in ("fingerprint", "table", "screen", "snapshot")},
 }
 
 #: What an API node may use of the publishing side.
