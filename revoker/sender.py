@@ -185,6 +185,8 @@ class Sender:
         """
         deadline = asyncio.get_running_loop().time() + self._settings.publish_timeout_s
         producer = await self._producer_until(deadline)
+        if partition is None:
+            partition = self._only_partition(producer)
         try:
             async with asyncio.timeout_at(deadline):
                 metadata = await producer.send_and_wait(
@@ -257,7 +259,15 @@ class Sender:
             ]
         return outcomes
 
+    def _only_partition(self, producer: AIOKafkaProducer) -> int | None:
+        """The topic's partition, if it has just one: hashing the key, in Python, takes aiokafka as long as all else."""
+        partitions = producer.client.cluster.partitions_for_topic(self._settings.topic)
+        return next(iter(partitions)) if partitions is not None and len(partitions) == 1 else None
+
     async def _producer_until(self, deadline: float) -> AIOKafkaProducer:
+        producer = self._producer
+        if producer is not None and not self._connecting.locked() and died_inside(producer) is None:
+            return producer
         try:
             # Callers wait for one another here: without a bound of its own, each would wait for all before it to fail.
             async with asyncio.timeout_at(deadline):
