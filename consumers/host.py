@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import time
 import weakref
@@ -13,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from consumers.denylist.shared import Origin, SharedDenyList, Taken
+from consumers.denylist.snapshot import Snapshots, restore
 from consumers.follower import Follower
 from consumers.freshness import Freshness, State
 from consumers.mirror import Mirror, publish, told
 from consumers.seat import Seat
 from revoker.cluster import TopicView
-from revoker.errors import NotProven, SettingsError
+from revoker.errors import DenyListUnreadable, NotProven, SettingsError
 from revoker.health import Check, Family
 from revoker.settings import Settings
 
@@ -27,8 +29,11 @@ __all__ = ["Host"]
 log: logging.Logger = logging.getLogger(__name__)
 
 #: How often a process that does not write tries the seat, and how often one that does gives a sign, in seconds.
-_TRY_EVERY_S = 0.02
+_TRY_EVERY_S = 0.01
 _BEAT_EVERY_S = 0.25
+
+#: How often a reader forgets what has expired of its own, and how long it waits after it could not write, in seconds.
+_TIDY_EVERY_S = 1.0
 
 
 class Host:
@@ -51,9 +56,15 @@ class Host:
         self._settings = settings
         self._monotonic = monotonic
         self._seat = Seat(self.store.directory)
+        #: Held by a writer that has itself proved what the page says, for as long as it lives.
+        self._proved = Seat(self.store.directory, name="proved")
+        self._pid = 0
+        self._said: State | None = None
         self._follower: Follower | None = None
         self._own: Freshness | None = None
         self._taken: Taken | None = None
+        self._trust = ""
+        self._snapshots: Snapshots | None = None
         self._task: asyncio.Task[None] | None = None
         _hosts.add(self)
 
@@ -64,15 +75,14 @@ class Host:
 
     def start(self, *, follower: Follower, own: Freshness) -> None:
         """Look into the table from here on; follow the topic once this process has the seat."""
-        self._follower, self._own = follower, own
+        self._follower, self._own, self._pid = follower, own, os.getpid()
         self.open()
-        if self._settings.shared_role == "auto":
-            self._task = asyncio.create_task(self._run(follower), name="revoker-seat")
-            self._task.add_done_callback(self._ended)
+        self._task = asyncio.create_task(self._run(follower), name="revoker-seat")
+        self._task.add_done_callback(self._ended)
 
     def open(self) -> None:
         """Look into the table from here on."""
-        self.proof.started(writer_lives=self._seat.occupied)
+        self.proof.started(writer_proved=self._proved.occupied)
         self.store.open()
 
     async def close(self) -> None:
@@ -102,19 +112,29 @@ class Host:
         self.store.close()
 
     def forked(self) -> None:
-        """This is a child: it has no task of its parent's, and goes on looking."""
+        """This is a child: it has no task of its parent's. One that only looks goes on looking."""
+        if self._task is not None:
+            self.proof.stop(f"process {os.getpid()} forked away from its node: start a node in each worker process")
         self._own = self._follower = self._task = None
         self.store.forked()
 
     def _leave(self) -> None:
         self.store.close()
+        self._proved.leave()
         self._seat.leave()
 
     def published(self) -> None:
         """The follower's freshness has changed."""
-        page = self.store.control
-        if self._own is not None and page is not None and self.store.writes:
-            publish(self._own, page, now=self._monotonic())
+        page, own = self.store.control, self._own
+        # In a child the follower says that it has ended, and the page is still mapped: it is the parent's to write.
+        if own is None or page is None or not self.store.writes or os.getpid() != self._pid:
+            return
+        publish(own, page, now=self._monotonic())
+        if own.state != self._said:
+            self._said = own.state
+            page.say(told(own))
+        if own.was_ready and not self._proved.held:
+            self._proved.take()
 
     def resume(self, view: TopicView) -> Mapping[int, int]:
         """Offsets up to which the table holds everything of the log in ``view``; empty = replay it.
@@ -123,6 +143,10 @@ class Host:
         replays, as every node does.
         """
         taken, self._taken = self._taken, None
+        if taken is None and (trust := _trust_of(self._settings)) != self._trust:
+            # What was refused under the old trust may count now: the table must not pass for filled under the new one.
+            self.store.close()
+            self._trust, _ = trust, self.store.take(trust=trust)
         origin = Origin(
             cluster_id=view.cluster_id, topic=view.topic, topic_id=str(view.topic_id), partitions=len(view.partitions)
         )
@@ -133,36 +157,75 @@ class Host:
         self.store.adopt(origin)
         if taken is None or known != origin:
             return {}
-        if taken.unread and not self._settings.tolerate_undecodable:
+        if taken.unread:  # also where they are tolerated: the note would be lost, and with it the reason to replay
             log.warning("replaying the topic: %d records could not be read when the table was filled", taken.unread)
             return {}
         return taken.offsets
 
     async def _run(self, follower: Follower) -> None:
-        while not self._sit():  # noqa: ASYNC110 - no event tells that another process has died
-            await asyncio.sleep(_TRY_EVERY_S)
-        log.info("process writes the shared deny list in %s", self.store.directory)
+        await self._watch()
+        log.info("process %d writes the shared deny list in %s", os.getpid(), self.store.directory)
         follower.start()
-        while not follower.ended:
-            self.published()
-            page, own = self.store.control, self._own
-            if page is not None and own is not None:
-                page.say(told(own))
-            self.store.step(4)
-            await asyncio.sleep(_BEAT_EVERY_S)
+        settings = self._settings
+        snapshots = self._snapshots = Snapshots(
+            self.store,
+            directory=settings.snapshot_dir,
+            interval_s=settings.snapshot_interval_s,
+            monotonic=self._monotonic,
+        )
+        try:
+            while not follower.ended:
+                self.published()
+                page, own = self.store.control, self._own
+                if page is not None and own is not None:
+                    page.say(told(own))
+                    if own.state is State.LIVE:
+                        snapshots.turn()
+                self.store.step(4)
+                await asyncio.sleep(_BEAT_EVERY_S)
+        finally:
+            await snapshots.close()
         # It does not come back by itself; another process may do better.
         self._leave()
         log.critical("the follower of the shared deny list ended; this process only looks into it from here on")
         self.open()
+
+    async def _watch(self) -> None:
+        """Return once this process has the seat; never for one that only looks."""
+        tidy_at, sit_at = self._monotonic() + _TIDY_EVERY_S, -math.inf
+        while True:
+            now = self._monotonic()
+            if self._settings.shared_role == "auto" and now >= sit_at:
+                try:
+                    if self._sit():
+                        return
+                except OSError:  # no room, or a directory that was taken away: another may do better
+                    self._leave()
+                    sit_at = now + _TIDY_EVERY_S
+                    log.exception("cannot write the shared deny list in %s", self.store.directory)
+            if now >= tidy_at:
+                tidy_at = now + _TIDY_EVERY_S
+                try:
+                    self.store.advance(now_s=-math.inf)
+                except DenyListUnreadable:  # each request meets it as well, and is told
+                    log.exception("cannot look into the shared deny list")
+            await asyncio.sleep(_TRY_EVERY_S)
 
     def _sit(self) -> bool:
         if not self.store.directory.exists():
             self.store.prepare()
         if not self._seat.take():
             return False
-        self._taken = self.store.take(trust=_trust_of(self._settings))
-        if self._taken.refused is not None:
-            log.warning("what stood in %s was not used: %s", self.store.directory, self._taken.refused)
+        self._trust = _trust_of(self._settings)
+        taken = self.store.take(trust=self._trust)
+        if taken.refused is not None:
+            log.warning("what stood in %s was not used: %s", self.store.directory, taken.refused)
+        if taken.origin is None and self._settings.snapshot_dir is not None:
+            restored = restore(
+                self.store, self._settings.snapshot_dir, trust=self._trust, max_entries=self._settings.max_entries
+            )
+            taken = restored or taken
+        self._taken = taken
         return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -175,7 +238,10 @@ class Host:
         """What ``/readyz`` tells besides."""
         page = self.store.control
         if page is not None:
-            yield Check(name="shared", ok=True, detail=f"{self.role}; process {page.writer_pid} writes")
+            detail = f"{self.role}; process {page.writer_pid} writes; {self.store.directory_bytes} bytes"
+            if self._snapshots is not None and self._snapshots.failure is not None:
+                detail += f"; no snapshot could be written: {self._snapshots.failure}"
+            yield Check(name="shared", ok=True, detail=detail)
 
     def families(self) -> Iterable[Family]:
         """What ``/metrics`` tells besides."""

@@ -35,24 +35,42 @@ class Mirror:
         self._looked_at = -math.inf
         self._nothing = "not started"
         self._closed: str | None = "not started"
+        self._page_seen: Control | None = None  # and found to go by our clock
+        self._foreign: Control | None = None  # and found not to
         self._proved_after = -math.inf
+        #: See `consumers.guard.Proof`. While it is kept all that `fresh_until` asks has been asked and stays true: the
+        #: page is the store's, goes by our clock, and has once proved what we want; a page that ends says so itself.
+        self.times: memoryview[float] | None = None
+        store.on_control = self._let_go
 
-    def started(self, *, writer_lives: bool) -> None:
+    def started(self, *, writer_proved: bool) -> None:
         """From here on the page counts.
 
-        Unless the writer lives, only what is proved later than now: what was acknowledged while nobody read on is not in
-        the table, and a node is not ready before it has all that was acknowledged before it started.
+        Unless its writer lives and has proved something itself, only what is proved later than now: what was
+        acknowledged while nobody read on is not in the table, and a node is not ready before it has all that was
+        acknowledged before it started.
         """
         self._closed = None
-        self._proved_after = -math.inf if writer_lives else self.monotonic()
+        self._proved_after = -math.inf if writer_proved else self.monotonic()
+        self._let_go()
 
     def stop(self, reason: str) -> None:
         """From here on nothing does."""
         self._closed = reason
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.times = None
+
+    def _keep(self, page: Control) -> None:
+        self.times = page.doubles
+        # Only now, since another thread may stop us at any moment: either it lets go later, or it is seen here.
+        if self._closed is not None or page is not self._store.control or page.proved_at < self._proved_after:
+            self._let_go()
 
     def _page(self) -> Control | None:
         page = self._store.control
-        if page is None or page.replaced:
+        if page is None or page.replaced or page is self._foreign:
             now = self.monotonic()
             if now < self._looked_at + _LOOK_EVERY_S:
                 return None
@@ -61,18 +79,30 @@ class Mirror:
             if nothing is not None:
                 self._nothing = nothing
                 return None
-            page = self._store.control
+            page, self._foreign = self._store.control, None
+        if page is not None and page is not self._page_seen:
+            now = self.monotonic()
+            if from_another_clock(page, now=now):
+                self._foreign = page
+                self._nothing = (
+                    f"process {page.writer_pid}, which writes the table, lives {page.beat - now:.0f} s ahead of this "
+                    "process's monotonic clock: both must be in one time namespace"
+                )
+                return None
+            self._page_seen = page
         return page
 
     @property
     def fresh_until(self) -> float:
         page = self._store.control
-        if page is None or self._closed is not None:
+        if page is None or page is not self._page_seen or self._closed is not None:
             page = self._page() if self._closed is None else None
             if page is None:
                 return -math.inf
         if page.proved_at < self._proved_after:
             return -math.inf
+        if self.times is None:
+            self._keep(page)
         return page.fresh_until
 
     @property

@@ -16,10 +16,10 @@ __all__ = ["Seat"]
 
 
 class Seat:
-    """The writer's seat of one directory. Take it after any fork."""
+    """The writer's seat of one directory, or another that only one process may have. Take it after any fork."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "lock"
+    def __init__(self, directory: Path, *, name: str = "lock") -> None:
+        self._path = directory / name
         self._descriptor: int | None = None
 
     @property

@@ -161,6 +161,10 @@ class Settings:
     shared_role: Literal["auto", "reader"] = _row(
         "auto", "auto = follow the topic and write the table if no other process does; reader = only look into it"
     )
+    snapshot_dir: str | None = _row(
+        None, "directory on a disk where copies of that table are kept, for the start after a reboot; unset = none"
+    )
+    snapshot_interval_s: float = _row(300.0, "seconds between two copies", at_least=1)
 
     claims_cache_entries: int = _row(
         10_000, "verified tokens kept, so that a repeated one costs no signature check; 0 = none", at_least=0
@@ -206,6 +210,8 @@ class Settings:
             )
         if self.denylist == "shared" and self.shared_dir is None:
             raise SettingsError("denylist is shared, so shared_dir must name a directory, such as /dev/shm/revoker")
+        if self.denylist != "shared" and self.snapshot_dir is not None:
+            raise SettingsError("snapshot_dir keeps copies of a shared deny list: set denylist to shared, or unset it")
         if (self.publisher_id is None) != (self.signing_key_file is None):
             raise SettingsError("publisher_id and signing_key_file belong together: set both to sign, or neither")
         if self.cookie_same_site == "None" and not self.cookie_secure:

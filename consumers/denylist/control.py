@@ -16,18 +16,29 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-__all__ = ["FRESH_UNTIL", "SAID_MAX_BYTES", "WORD", "Control", "ControlRefused", "boot_id", "pack_word", "unpack_word"]
+__all__ = [
+    "AS_OF",
+    "FRESH_UNTIL",
+    "SAID_MAX_BYTES",
+    "WORD",
+    "Control",
+    "ControlRefused",
+    "boot_id",
+    "pack_word",
+    "unpack_word",
+]
 
 #: Indexes for look-ups that have no time for a call: into ``words``, and into ``doubles``.
 WORD: Final = 2
 FRESH_UNTIL: Final = 3
+AS_OF: Final = 5
 
 SAID_MAX_BYTES: Final = 3000
 
 _MAGIC: Final = int.from_bytes(b"rvkrctl1", "little")
 _VERSION: Final = 1
 _SIZE_BYTES: Final = 4096
-_PROVED_UNTIL, _AS_OF, _WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT = range(4, 14)
+_PROVED_UNTIL, _, _WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT = range(4, 14)
 _BOOT: Final = slice(128, 164)
 _SAID_AT: Final = 512
 
@@ -87,7 +98,7 @@ class Control:
         mapped[_BOOT] = boot.encode().ljust(36)[:36]
         for index in (FRESH_UNTIL, _PROVED_UNTIL, _PROVED_AT, _BEAT):
             page.doubles[index] = -float("inf")
-        page.doubles[_AS_OF] = float("nan")
+        page.doubles[AS_OF] = float("nan")
         page.words[0] = _MAGIC
         fresh.replace(path)
         return page
@@ -95,9 +106,18 @@ class Control:
     @classmethod
     def open(cls, path: Path, *, writable: bool, boot: str) -> Control:
         """The page in a file. Raises FileNotFoundError, or ControlRefused saying what is wrong with it."""
-        descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            what = "is a symbolic link" if path.is_symlink() else f"cannot be opened: {error.strerror}"
+            raise ControlRefused(f"{path.name} {what}") from None
         try:
             found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ControlRefused(f"{path.name} is no regular file")
             if found.st_uid != os.geteuid():
                 raise ControlRefused(f"{path.name} belongs to user {found.st_uid}, not to {os.geteuid()}")
             if stat.S_IMODE(found.st_mode) & 0o077:
@@ -153,7 +173,7 @@ class Control:
         """What the writer's `consumers.freshness.Freshness` says. The time that admits requests is stored last."""
         self.doubles[_PROVED_UNTIL] = proved_until
         self.doubles[_PROVED_AT] = proved_at
-        self.doubles[_AS_OF] = float("nan") if as_of is None else as_of
+        self.doubles[AS_OF] = float("nan") if as_of is None else as_of
         self.words[_WAS_READY] = was_ready
         self.words[_STATE] = state
         self.doubles[FRESH_UNTIL] = fresh_until
@@ -173,7 +193,7 @@ class Control:
 
     @property
     def as_of(self) -> float | None:
-        value = self.doubles[_AS_OF]
+        value = self.doubles[AS_OF]
         return None if math.isnan(value) else value
 
     @property
@@ -204,7 +224,7 @@ class Control:
 
     def say(self, text: str) -> None:
         """Leave a text for people, cut to `SAID_MAX_BYTES` of UTF-8."""
-        data = text.encode()[:SAID_MAX_BYTES]
+        data = text.encode(errors="backslashreplace")[:SAID_MAX_BYTES]
         turn = self.words[_SAID_TURN] | 1
         self.words[_SAID_TURN] = turn  # odd: being written
         self._mapped[_SAID_AT : _SAID_AT + len(data)] = data
@@ -218,7 +238,7 @@ class Control:
             turn, length, crc = struct.unpack_from("<3Q", self._mapped, 8 * _SAID_TURN)
             data = bytes(self._mapped[_SAID_AT : _SAID_AT + min(length, SAID_MAX_BYTES)])
             if not turn & 1 and zlib.crc32(data) == crc:
-                return data.decode(errors="replace")
+                return data.decode(errors="ignore")  # a character that was cut
         return ""
 
     def close(self) -> None:

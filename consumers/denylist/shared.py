@@ -84,6 +84,8 @@ class SharedDenyList:
         #: What this very process has published, until the topic brings it round.
         self._own = MemoryDenyList(max_entries=max_entries)
         self.suspects: Screen = self._unattached
+        #: Told that `control` is another one, or none, before anything else is looked into.
+        self.on_control: Callable[[], None] | None = None
 
     @property
     def attached(self) -> bool:
@@ -134,8 +136,7 @@ class SharedDenyList:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
-            self._view = None
-            self.suspects = self._unattached
+            self._detach()
 
     def take(self, *, trust: str = "") -> Taken:
         """Become the writer. The caller holds the host's lock.
@@ -223,16 +224,23 @@ class SharedDenyList:
                 return view
             if view.control.replaced or not view.control.word:
                 # A new page, or none; `open` finds it. Until then nothing is fresh here.
-                self._view = None
-                self.suspects = self._unattached
+                self._detach()
                 return None
             if view.control.word != view.word:
                 view = look(self.directory, view.control, view)
                 self._install(view)
             return view
 
+    def _detach(self) -> None:
+        self._view = None
+        if self.on_control is not None:
+            self.on_control()
+        self.suspects = self._unattached
+
     def _install(self, view: View) -> None:
-        self._view = view
+        before, self._view = self._view, view
+        if self.on_control is not None and (before is None or before.control is not view.control):
+            self.on_control()
         table_screen = screen(
             words=view.control.words,
             word=view.word,

@@ -139,10 +139,10 @@ class Writer:
         if len(keys) < 64:
             changed = False
             for key, time in zip(keys.tolist(), times.tolist(), strict=True):
-                if table.put(key, time):
-                    changed = True
-                    if rebuild is not None:
-                        rebuild.put(key, time)
+                changed |= bool(table.put(key, time))
+                if rebuild is not None:
+                    # Changed or not: of a subject whose expiry rises, an expired cut-off may be left behind already.
+                    rebuild.put(key, time)
         else:
             table.put_all(keys, times)
             if rebuild is not None:

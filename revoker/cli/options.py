@@ -65,7 +65,7 @@ FOLLOWING = (
     "staleness_bound_s",
     "trusted_publishers_file",
 )
-SHARING = ("denylist", "shared_dir", "shared_role")
+SHARING = ("denylist", "shared_dir", "shared_role", "snapshot_dir", "snapshot_interval_s")
 TOKENS = (
     "algorithms",
     "issuer",

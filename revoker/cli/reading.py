@@ -13,7 +13,7 @@ from consumers.denylist.memory import MemoryDenyList
 from consumers.follower import Follower
 from consumers.freshness import Freshness, Progress, State
 from consumers.guard import Decision, Guard, Status
-from consumers.intake import Intake, RawRecord
+from consumers.intake import Intake, Placed, PlainRecord, RawRecord
 from consumers.provenance import Provenance
 from revoker.cli.exits import Exit
 from revoker.cli.output import rfc3339
@@ -154,6 +154,10 @@ class Tail(Intake):
                 event = decode(record.value)
                 self._printed(record, event, self._origin(record, event))
         return len(records)
+
+    def take_plain(self, records: Iterable[PlainRecord], *, partition: int) -> int:
+        """See `Intake.take_plain`."""
+        return self.take(Placed.at(partition, record) for record in records)
 
     def _origin(self, record: RawRecord, event: Revocation | Heartbeat | Undecodable) -> str | Refusal | None:
         if self.provenance is None:

@@ -137,15 +137,15 @@ async def test_a_logout_reaches_every_worker(
     revoked, innocent = uuid.uuid4().hex, uuid.uuid4().hex
     writer = ("revoker", "node", "--listen", f"127.0.0.1:{other}")
     alone = tmp_path / "writer.log"
-    async with Publisher(settings_for(apache.bootstrap, topic_name)) as publisher:
-        async with (
-            process(*writer, environment=environment, log=alone) if "wsgi_api:app" in command else _nobody(),
-            process(*command, environment=environment, log=log),
-        ):
-            await answers(url, revoked, wanted=200, times=4 * WORKERS)
-            await publisher.revoke(selector=Token(iss="", jti=revoked), exp=int(time.time()) + 600)
-            await answers(url, revoked, wanted=401, times=8 * WORKERS)
-            await answers(url, innocent, wanted=200, times=2 * WORKERS)
+    async with (
+        Publisher(settings_for(apache.bootstrap, topic_name)) as publisher,
+        process(*writer, environment=environment, log=alone) if "wsgi_api:app" in command else _nobody(),
+        process(*command, environment=environment, log=log),
+    ):
+        await answers(url, revoked, wanted=200, times=4 * WORKERS)
+        await publisher.revoke(selector=Token(iss="", jti=revoked), exp=int(time.time()) + 600)
+        await answers(url, revoked, wanted=401, times=8 * WORKERS)
+        await answers(url, innocent, wanted=200, times=2 * WORKERS)
     said = log.read_text()
     assert "Traceback" not in said, said
 
