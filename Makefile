@@ -75,9 +75,18 @@ lock: ## pin everything anew: runtime, demo, dev, for every platform, with hashe
 	    echo "lock: a lock file holds an address or an option (above); it must not"; exit 1; fi
 	@echo "lock: $$(grep -c '==' requirements.lock) packages (LOCK_ARGS=--upgrade for newer ones)"
 
+.PHONY: bench
+bench: $(STAMP) broker ## all figures of docs/performance.md anew, beside what they are compared with; at most 15 minutes
+	@$(BIN)/python -m benchmarks.suite $(BENCH_ARGS)
+
+BASE ?= HEAD
+.PHONY: bench-compare
+bench-compare: $(STAMP) broker ## which ratios became worse since revision BASE=HEAD
+	@$(BIN)/python -m benchmarks.compare --base $(BASE) $(BENCH_ARGS)
+
 .PHONY: bench-propagation
-bench-propagation: $(STAMP) broker ## from revoke() to the refusal of the last of 8 nodes, beside bare Kafka
-	@$(BIN)/python -m benchmarks.propagation --nodes 8
+bench-propagation: $(STAMP) broker ## from revoke() to the refusal of the last of 1, 4 and 16 nodes, beside bare Kafka
+	@$(BIN)/python -m benchmarks.propagation
 
 FAULTS ?= 200
 SEED ?= 7

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 __all__ = ["percentile", "result_line"]
 
 _PACKAGES = ("revoker", "aiokafka", "aiohttp", "pyjwt", "cachetools", "msgspec")
+#: What the deny list `shared` and the peers bring: left out of the versions where they are not installed.
+_IF_INSTALLED = ("numpy", "xxhash", "confluent-kafka")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -35,11 +38,20 @@ def result_line(
             },
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in _PACKAGES}
+            | _installed(_IF_INSTALLED)
             | dict(versions),
             "figures": {name: round(value, 6) for name, value in figures.items()},
-            "ratios": {name: round(value, 3) for name, value in ratios.items()},
+            "ratios": {name: float(f"{value:.4g}") for name, value in ratios.items()},
         }
     )
+
+
+def _installed(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

@@ -28,6 +28,7 @@ _DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 # Brokers of the 4.x line need Java 17: https://kafka.apache.org/documentation/#java (KIP-1013).
 _OLDEST_JAVA = 17
 _MAVEN_TIMEOUT_S = 600.0
+_OWN_CLUSTER = "Or point REVOKER_TEST_BOOTSTRAP at a cluster that already runs."
 
 # kafka_2.13 alone has the broker and the storage tool (45 jars, 44 MB). Without an slf4j binding it hides its errors.
 _POM = f"""\
@@ -162,14 +163,15 @@ def _java_version(java: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def install_packages(*packages: str, missing: str) -> None:
+def install_packages(*packages: str, missing: str, elsewhere: str = _OWN_CLUSTER) -> None:
     """Install Debian packages as root or through a sudo that asks nothing.
+
+    ``missing`` and ``elsewhere``: what the packages bring, and what to do without them, for the message of the error.
 
     Raises:
         ArtifactsError: this machine has no apt-get, this user may not install, or the installation failed.
     """
     by_hand = f"apt-get update && apt-get install {' '.join(packages)}"
-    elsewhere = "Or point REVOKER_TEST_BOOTSTRAP at a cluster that already runs."
     if shutil.which("apt-get") is None:
         message = f"{missing} is missing, and this is no Debian or Ubuntu: install it by hand. {elsewhere}"
         raise ArtifactsError(message)

@@ -15,12 +15,13 @@ _PREFIX = "revoker-kafka-"
 class WorkDirectory:
     """A temporary directory under a file lock, which the kernel drops when the owner dies, by whatever signal.
 
-    Making one removes those that earlier owners could not: theirs is the lock that nobody holds any more.
+    Making one removes those that earlier owners could not: theirs is the lock that nobody holds any more. ``parent``:
+    where it is made; None = among other temporary files.
     """
 
-    def __init__(self, *, prefix: str = _PREFIX) -> None:
-        _remove_abandoned(prefix)
-        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+    def __init__(self, *, prefix: str = _PREFIX, parent: Path | None = None) -> None:
+        _remove_abandoned(prefix, parent or Path(tempfile.gettempdir()))
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._lock = (self.path / "lock").open("w", encoding="ascii")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -30,8 +31,8 @@ class WorkDirectory:
         self._lock.close()
 
 
-def _remove_abandoned(prefix: str) -> None:
-    for work in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+def _remove_abandoned(prefix: str, parent: Path) -> None:
+    for work in parent.glob(f"{prefix}*"):
         try:
             with (work / "lock").open("r+", encoding="ascii") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
