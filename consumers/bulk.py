@@ -171,25 +171,25 @@ class Bulk:
 
         Held, the lists of headers would set off the garbage collector over and over: a third of the time of a replay.
         """
-        start, record = self.positions[number], None
+        start, end, record = self.positions[number], self._ends[number], None
         try:
             for batch in batches:
                 if not batch.validate_crc():
                     raise CorruptRecordException(f"invalid CRC from offset {batch.base_offset} on")
-                if batch.is_control_batch:
+                if batch.is_control_batch or batch.base_offset >= end:
                     pass
-                elif batch.base_offset >= start:
+                elif batch.base_offset >= start and batch.next_offset <= end:
                     for record in batch:
                         yield record
                 else:
                     for record in batch:
-                        if record.offset >= start:
+                        if start <= record.offset < end:
                             yield record
-                self.positions[number] = batch.next_offset
+                self.positions[number] = min(batch.next_offset, end)
         except Exception as error:  # noqa: BLE001 - as above; codecs raise whatever they like
             self.stopped = f"partition {number}: {explain(error)}"
             if record is not None:
-                self.positions[number] = max(self.positions[number], record.offset + 1)
+                self.positions[number] = max(self.positions[number], min(record.offset + 1, end))
 
 
 async def read_ahead(

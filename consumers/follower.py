@@ -220,7 +220,8 @@ class Follower:
                 client,
                 topic=settings.topic,
                 starts=starts,
-                ends=ends,
+                # The last record is the consumer's: with nothing to read its first fetch would be parked.
+                ends={number: max(starts[number], end - 1) for number, end in ends.items()},
                 leaders={number: one.leader for number, one in view.partitions.items()},
                 slice_records=self.intake.slice_records,
                 timeout_s=settings.request_timeout_s,

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from consumers.denylist import DenyList, covers
+from consumers.denylist.control import AS_OF, FRESH_UNTIL
 from consumers.freshness import State
 from revoker.errors import DenyListUnreadable, NotProven
 from revoker.events import IDENTIFIER_MAX_CHARS, SelectorKey, claim_text
@@ -67,6 +68,14 @@ class Proof(Protocol):
     @property
     def fresh_until(self) -> float:
         """Until when this node is LIVE; minus infinity if it is not."""
+        ...
+
+    @property
+    def times(self) -> memoryview[float] | None:
+        """Where ``fresh_until`` and ``as_of`` (NaN for None) stand now, to be read without a call; None: ask for them.
+
+        See `consumers.denylist.control` for the indexes.
+        """
         ...
 
     @property
@@ -153,27 +162,32 @@ class Guard:
         For claims that something else has verified use `check`, which takes no shape for granted.
         """
         freshness = self._freshness
-        # First what is proved, then the look-up, then the clock: whatever was proved is then in what is looked at,
-        # though another thread or process applies meanwhile; and a process suspended in between finds its proof old.
-        fresh_until = freshness.fresh_until
-        as_of = freshness.as_of
-        active_as_of, issued_until, decision = self._active
-        if as_of != active_as_of:
-            active_as_of, issued_until, decision = self._renewed(as_of)
         claims = token.claims
-        suspects, monotonic = self._denylist.suspects, self._monotonic
         try:
+            # First what is proved, then the look-up, then the clock: whatever was proved is then in what is looked at,
+            # though another thread or process applies meanwhile; and a process suspended in between finds its proof
+            # old.
+            times = freshness.times
+            if times is None:
+                fresh_until = freshness.fresh_until
+                as_of = freshness.as_of
+            else:  # two properties take as long as all the rest
+                fresh_until = times[FRESH_UNTIL]
+                as_of = times[AS_OF]
+            active_as_of, issued_until, decision = self._active
+            if as_of != active_as_of:
+                issued_until, decision = self._renewed(as_of)
             # Long-lived without a clock: a token that was issued until `issued_until` and whose whole life is not too
             # long has not too much left of it either. `issued_until` is the last proof's reading of the wall clock,
             # which `check` asks now, plus the margin by which any reading may be wrong; and it was read at most the
             # staleness bound ago. A token that was issued later than that goes the long way, and may pass there.
             if (
-                not suspects(claims, token.kid)
+                not self._denylist.suspects(claims, token.kid)
                 and (
                     not self._refuse_long_lived
                     or ((iat := claims["iat"]) <= issued_until and claims["exp"] - iat <= self._longest_s)
                 )
-                and monotonic() < fresh_until
+                and self._monotonic() < fresh_until
             ):
                 self._quick += 1
                 return decision
@@ -239,10 +253,13 @@ class Guard:
             return decision
         raise refusal_of(decision)
 
-    def _renewed(self, as_of: float | None) -> _Active:
+    def _renewed(self, as_of: float | None) -> tuple[float, Decision]:
+        if as_of is None or math.isnan(as_of):
+            as_of = None
         issued_until = -math.inf if as_of is None else as_of + self._lifetimes.clock_margin_s
-        self._active = as_of, issued_until, _active(as_of)
-        return self._active
+        decision = _active(as_of)
+        self._active = as_of, issued_until, decision
+        return issued_until, decision
 
     def _find(self, claims: Mapping[str, Any], kid: str | None, token: str | Verified | None) -> tuple[str, str] | None:
         if not isinstance(claims, Mapping):

@@ -76,8 +76,9 @@ def unpack_word(word: int) -> tuple[int, int, int]:
 class Control:
     """The mapped page. Times are seconds on the monotonic clock, which is one for all processes of a host."""
 
-    def __init__(self, mapped: mmap.mmap) -> None:
+    def __init__(self, mapped: mmap.mmap, file: tuple[int, int]) -> None:
         self._mapped = mapped
+        self._file = file  # device and inode
         self._whole = memoryview(mapped)
         self.words: memoryview[int] = self._whole.cast("Q")
         self.doubles: memoryview[float] = self._whole.cast("d")
@@ -91,9 +92,13 @@ class Control:
         try:
             os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
             mapped = mmap.mmap(descriptor, _SIZE_BYTES)
+            made = os.fstat(descriptor)
+        except OSError as error:
+            fresh.unlink()
+            raise OSError(error.errno, f"{path.parent} has no room for a page: {error.strerror}") from None
         finally:
             os.close(descriptor)
-        page = cls(mapped)
+        page = cls(mapped, (made.st_dev, made.st_ino))
         page.words[1] = _VERSION
         mapped[_BOOT] = boot.encode().ljust(36)[:36]
         for index in (FRESH_UNTIL, _PROVED_UNTIL, _PROVED_AT, _BEAT):
@@ -127,7 +132,7 @@ class Control:
             mapped = mmap.mmap(descriptor, _SIZE_BYTES, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
-        page = cls(mapped)
+        page = cls(mapped, (found.st_dev, found.st_ino))
         try:
             if page.words[0] != _MAGIC:
                 raise ControlRefused(f"{path.name} is no control page")
@@ -153,6 +158,14 @@ class Control:
     def replaced(self) -> bool:
         """Whether another page has taken this one's place; attach anew."""
         return self.words[0] != _MAGIC
+
+    def is_at(self, path: Path) -> bool:
+        """Whether this is the page at ``path``; False as well if there is none."""
+        try:
+            found = path.stat(follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._file
 
     def retire(self) -> None:
         """Tell all who have mapped this page that it is no longer the one. Whatever it proved is void."""

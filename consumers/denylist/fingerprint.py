@@ -36,7 +36,7 @@ _EVEN: Final = 2**64 - 2
 class Fingerprints:
     """Fingerprints under one secret of 32 bytes, which shows nowhere. Raises ValueError for another length."""
 
-    __slots__ = ("_secret", "known")
+    __slots__ = ("_secret", "known", "known_of")
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) != SECRET_BYTES:
@@ -45,6 +45,8 @@ class Fingerprints:
         #: Seeds of the issuers met so far, by kind in the order of `TABLE_KINDS`. For look-ups that have no time for a
         #: call; whoever misses asks `seeds`.
         self.known: dict[str, tuple[int, int, int, int]] = {}
+        #: The same for each kind alone, for look-ups that ask for no other.
+        self.known_of: tuple[dict[str, int], ...] = tuple({} for _ in TABLE_KINDS)
 
     def seeds(self, iss: str) -> tuple[int, int, int, int]:
         """The seeds of one issuer. Raises UnicodeEncodeError for a lone surrogate."""
@@ -53,7 +55,10 @@ class Fingerprints:
             token, digest, session, subject = (self._seed(kind, iss) for kind in TABLE_KINDS)
             found = token, digest, session, subject
             if len(self.known) >= _ISSUERS_KEPT:
-                self.known.clear()
+                for kept in (self.known, *self.known_of):
+                    kept.clear()
+            for kept, seed in zip(self.known_of, found, strict=True):
+                kept[iss] = seed
             self.known[iss] = found
         return found
 

@@ -42,7 +42,9 @@ def screen(
     if not asked:
         return _none(words, word, changed, digest=digest)
     if len(asked) == 1 and not digest:
-        return _one(words, word, table, prints, changed, *asked[0])
+        name, number, _ = asked[0]
+        only = _subject if name == "sub" else _exact
+        return only(words, word, table, prints, changed, name, number)
     if len(asked) == 3 and not digest:
         return _three(words, word, table, prints, changed)
     return _some(words, word, table, prints, changed, tuple(asked), digest=digest)
@@ -57,7 +59,7 @@ def _none(words: memoryview[int], word: int, changed: Screen, *, digest: bool) -
     return suspects
 
 
-def _one(
+def _exact(
     words: memoryview[int],
     word: int,
     table: Table,
@@ -65,9 +67,8 @@ def _one(
     changed: Screen,
     name: str,
     number: int,
-    mask: int,
 ) -> Screen:
-    keys, divisor, seeds, xxh3 = table.keys, table.divisor, prints.known, xxh3_64_intdigest
+    keys, divisor, seeds, xxh3 = table.keys, table.divisor, prints.known_of[number], xxh3_64_intdigest
 
     def suspects(claims: Mapping[str, Any], kid: str | None, /) -> bool:
         if words[WORD] != word:
@@ -76,7 +77,40 @@ def _one(
             value = claims.get(name)
             if value is None:
                 return False
-            h = xxh3(value.encode(), seeds[claims.get("iss", "")][number]) & mask
+            h = xxh3(value.encode(), seeds[claims.get("iss", "")])
+            index = (h >> 34) // divisor
+            found = keys[index]
+            while found:
+                if found == h:
+                    return True
+                index += 1
+                found = keys[index]
+        except _ODD:
+            return _learn(prints, claims, kid, changed)
+        return not h
+
+    return suspects
+
+
+def _subject(
+    words: memoryview[int],
+    word: int,
+    table: Table,
+    prints: Fingerprints,
+    changed: Screen,
+    name: str,
+    number: int,
+) -> Screen:
+    keys, divisor, seeds, xxh3 = table.keys, table.divisor, prints.known_of[number], xxh3_64_intdigest
+
+    def suspects(claims: Mapping[str, Any], kid: str | None, /) -> bool:
+        if words[WORD] != word:
+            return changed(claims, kid)
+        try:
+            value = claims.get(name)
+            if value is None:
+                return False
+            h = xxh3(value.encode(), seeds[claims.get("iss", "")]) & _EVEN
             index = (h >> 34) // divisor
             found = keys[index]
             while found:

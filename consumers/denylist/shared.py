@@ -11,10 +11,11 @@ every look-up in one load whether anything but slots has changed since it looked
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -33,12 +34,16 @@ from consumers.denylist.table import TableRefused
 from consumers.denylist.view import View, look
 from consumers.denylist.writer import Writer
 from revoker.errors import DenyListUnreadable
-from revoker.events import Revocation, SelectorKey
+from revoker.events import KINDS, Revocation, SelectorKey
 
 __all__ = ["EPOCH_S", "Origin", "SharedDenyList", "Taken"]
 
 #: The epoch of tables: 2020-01-01. Their times reach 34 years further.
 EPOCH_S: Final = 1_577_836_800
+
+#: A table with more slots is counted at most once in so many seconds: whoever shows counts asks for them often.
+_LARGE: Final = 8192
+_COUNTS_LAST_S: Final = 1.0
 
 _NUMBER: Final = {kind: number for number, kind in enumerate(TABLE_KINDS)}
 
@@ -61,7 +66,8 @@ class SharedDenyList:
 
     ``directory``: made with mode 0700 by the writer; on a tmpfs (``/dev/shm``) or any file system. ``max_entries``:
     entries the host may hold. ``secret``: 32 random bytes for a new table. Look-ups take no lock, except while they
-    follow the writer to a new generation or a new rule. They raise DenyListUnreadable if that cannot be done.
+    follow the writer to a new generation or a new rule. They raise DenyListUnreadable, and nothing else, if that cannot
+    be done, or if there is no table: to know of no revocation is not to know that there is none.
     """
 
     def __init__(
@@ -72,12 +78,16 @@ class SharedDenyList:
         epoch_s: int = EPOCH_S,
         secret: Callable[[], bytes] = lambda: secrets.token_bytes(32),
         boot: Callable[[], str] = boot_id,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.directory: Path = Path(directory)
         self._max_entries = max_entries
         self._epoch_s = epoch_s
         self._secret = secret
         self._boot = boot
+        self._monotonic = monotonic
+        self._nothing = f"nobody has looked for a table in {self.directory} yet"
+        self._counted: tuple[View, float, Mapping[str, int]] | None = None
         self._lock = threading.Lock()
         self._view: View | None = None
         self._writer: Writer | None = None
@@ -85,7 +95,7 @@ class SharedDenyList:
         self._own = MemoryDenyList(max_entries=max_entries)
         self.suspects: Screen = self._unattached
         #: Told that `control` is another one, or none, before anything else is looked into.
-        self.on_control: Callable[[], None] | None = None
+        self.on_control: Callable[[], None] = lambda: None
 
     @property
     def attached(self) -> bool:
@@ -103,23 +113,36 @@ class SharedDenyList:
         return self._writer is not None
 
     def open(self) -> str | None:
-        """Look for the table. Returns None once attached, or why there is nothing to attach to yet."""
+        """Look for the table. Returns None once attached, or why there is nothing to attach to yet.
+
+        Called again, it finds the page that has taken the place of the one attached to.
+        """
         with self._lock:
-            if self._view is not None and not self._view.control.replaced:
+            path = self.directory / "control"
+            view = self._view
+            if self._writer is not None or (
+                view is not None and not view.control.replaced and view.control.is_at(path)
+            ):
                 return None
-            try:
-                control = Control.open(self.directory / "control", writable=False, boot=self._boot())
-            except FileNotFoundError:
-                return f"no process has made a table in {self.directory} yet"
-            except (ControlRefused, OSError) as error:
-                return f"the control page in {self.directory} cannot be used: {error}"
-            try:
-                view = look(self.directory, control, None)
-            except DenyListUnreadable as error:
-                control.close()
-                return str(error)
-            self._install(view)
-            return None
+            found = self._looked_for(path)
+            if isinstance(found, View):
+                self._install(found)
+                return None
+            self._nothing = found
+            return None if view is not None and not view.control.replaced else found
+
+    def _looked_for(self, path: Path) -> View | str:
+        try:
+            control = Control.open(path, writable=False, boot=self._boot())
+        except FileNotFoundError:
+            return f"no process has made a table in {self.directory} yet"
+        except (ControlRefused, OSError) as error:
+            return f"the control page in {self.directory} cannot be used: {error}"
+        try:
+            return look(self.directory, control, None)
+        except DenyListUnreadable as error:
+            control.close()
+            return error.reason
 
     def prepare(self) -> None:
         """Make the directory. Raises SettingsError if it is not this user's alone."""
@@ -131,12 +154,12 @@ class SharedDenyList:
         self._lock = threading.Lock()  # the parent's may have been held by a thread that is not here
 
     def close(self) -> None:
-        """Let go of the files. Nothing is known any more."""
+        """Let go of the files. Nothing is known any more, until `open` or `take`."""
         with self._lock:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
-            self._detach()
+            self._detach("the shared deny list is closed")
 
     def take(self, *, trust: str = "") -> Taken:
         """Become the writer. The caller holds the host's lock.
@@ -180,8 +203,11 @@ class SharedDenyList:
     def replace(self) -> None:
         """Give up all entries: what they were read from is not the log that is there now. Nothing is fresh."""
         writer = self.writer
+        writer.finish()  # what is being made has the number that the empty one takes
         with self._lock:
             self.become(self._empty(writer.control, writer.about))
+        writer.close()
+        writer.control.writer_pid = os.getpid()
 
     def _empty(self, control: Control, about: About) -> Writer:
         return empty(self.directory, control, about=about, secret=self._secret, max_entries=self._max_entries)
@@ -203,8 +229,8 @@ class SharedDenyList:
                 writer.control,
                 writer.word,
                 writer.table,
+                writer.about,
                 writer.prints,
-                writer.about.epoch_s,
                 writer.side,
                 writer.table.rules_bytes,
                 frozenset(TABLE_KINDS[number] for number in writer.kinds),
@@ -217,6 +243,12 @@ class SharedDenyList:
             return view
         return self._changed()
 
+    def _seen(self) -> View:
+        view = self._now()
+        if view is None:
+            raise DenyListUnreadable(self._nothing)
+        return view
+
     def _changed(self) -> View | None:
         with self._lock:
             view = self._view
@@ -224,22 +256,25 @@ class SharedDenyList:
                 return view
             if view.control.replaced or not view.control.word:
                 # A new page, or none; `open` finds it. Until then nothing is fresh here.
-                self._detach()
+                self._detach(f"the table in {self.directory} was given up")
                 return None
             if view.control.word != view.word:
-                view = look(self.directory, view.control, view)
+                before, view = view, look(self.directory, view.control, view)
                 self._install(view)
+                if view.about.secret != before.about.secret:
+                    # Not a copy but begun anew, empty. Whoever asks now may go by a proof of the one before.
+                    raise DenyListUnreadable(f"the table in {self.directory} was given up for a new one just now")
             return view
 
-    def _detach(self) -> None:
+    def _detach(self, why: str) -> None:
+        self._nothing = why
         self._view = None
-        if self.on_control is not None:
-            self.on_control()
+        self.on_control()
         self.suspects = self._unattached
 
     def _install(self, view: View) -> None:
-        before, self._view = self._view, view
-        if self.on_control is not None and (before is None or before.control is not view.control):
+        before, self._view = self.control, view
+        if before is not view.control:
             self.on_control()
         table_screen = screen(
             words=view.control.words,
@@ -250,56 +285,55 @@ class SharedDenyList:
             changed=self._ask_again,
         )
         side, own = view.side, self._own
-        if not side.kinds and not own.kinds:
-            self.suspects = table_screen
-            return
 
         def suspects(claims: Mapping[str, Any], kid: str | None, /) -> bool:
             return table_screen(claims, kid) or side.suspects(claims, kid) or own.suspects(claims, kid)
 
-        self.suspects = suspects
+        self.suspects = suspects if side.kinds or own.kinds else table_screen
 
     def _ask_again(self, claims: Mapping[str, Any], kid: str | None, /) -> bool:
-        """WORD has changed, or the issuer was not known."""
-        return self._now() is None or self.suspects(claims, kid)
+        """WORD has changed, or the issuer was not known. If there is nothing new to ask yet, in another thread
+        than the writer's, asking properly is what is left.
+        """
+        before = self.suspects
+        if self._now() is None or (after := self.suspects) is before:
+            return True
+        return after(claims, kid)
 
     def _unattached(self, _claims: Mapping[str, Any], _kid: str | None, /) -> bool:
         return True
 
     @property
     def kinds(self) -> AbstractSet[str]:
+        """See `DenyList`. Where there is no table any kind may have an entry."""
         view = self._now()
-        return self._own.kinds if view is None else view.kinds | view.side.kinds | self._own.kinds
+        return KINDS.keys() if view is None else view.kinds | view.side.kinds | self._own.kinds
 
     @property
     def claim_names(self) -> Mapping[str, AbstractSet[str]]:
-        view = self._now()
-        names = {} if view is None else dict(view.side.claim_names)
+        names = dict(self._seen().side.claim_names)
         for iss, more in self._own.claim_names.items():
             names[iss] = frozenset(names.get(iss, ())) | more
         return names
 
     def listed(self, key: SelectorKey) -> bool:
         """See `DenyList`. A fingerprint of 64 bits decides: another identifier has the same in one of 2**64 cases."""
-        view = self._now()
+        view = self._seen()
         kind, iss, value = key
-        if view is not None and kind in view.kinds and view.table.find(view.prints.of(_NUMBER[kind], iss, value)):
+        if kind in view.kinds and view.table.find(view.prints.of(_NUMBER[kind], iss, value)):
             return True
         return self._own.listed(key)
 
     def cutoff(self, key: SelectorKey, *, sid: str | None = None, jti: str | None = None) -> int | None:
-        view = self._now()
-        found = [self._own.cutoff(key, sid=sid, jti=jti)]
-        if view is not None:
-            found.append(view.side.cutoff(key, sid=sid, jti=jti))
-            if key[0] == "subject" and "subject" in view.kinds:
-                time = view.table.find(view.prints.of(3, key[1], key[2]))
-                found.append((time >> 2) - 1 + view.epoch_s if time else None)
+        view = self._seen()
+        found = [self._own.cutoff(key, sid=sid, jti=jti), view.side.cutoff(key, sid=sid, jti=jti)]
+        if key[0] == "subject" and "subject" in view.kinds:
+            word = view.table.find(view.prints.of(3, key[1], key[2]))
+            found.append((word >> 2) - 1 + view.epoch_s if word else None)
         return max((cutoff for cutoff in found if cutoff is not None), default=None)
 
     def key_cutoff(self, iss: str) -> int | None:
-        view = self._now()
-        found = [self._own.key_cutoff(iss), None if view is None else view.side.key_cutoff(iss)]
+        found = [self._own.key_cutoff(iss), self._seen().side.key_cutoff(iss)]
         return max((cutoff for cutoff in found if cutoff is not None), default=None)
 
     def apply(self, revocation: Revocation) -> bool:
@@ -323,7 +357,10 @@ class SharedDenyList:
     def reached(self, positions: Mapping[int, int], *, unread: int = 0) -> None:
         """See `DenyList`."""
         if self._writer is not None:
-            self._writer.reached(positions, unread=unread)
+            try:
+                self._writer.reached(positions, unread=unread)
+            finally:
+                self._follow_writer()
 
     def adopt(self, origin: Origin) -> None:
         """From here on offsets are those of this log."""
@@ -333,9 +370,10 @@ class SharedDenyList:
     def advance(self, *, now_s: float) -> None:
         """See `DenyList`. A reader follows the writer's purge clock and looks at none of its own."""
         if self._writer is not None:
-            self._writer.advance(now_s=now_s)
-            self._follow_writer()
-            return
+            try:
+                self._writer.advance(now_s=now_s)
+            finally:
+                self._follow_writer()
         view = self._now()
         if view is None or not view.table.purged_s:
             return
@@ -356,47 +394,35 @@ class SharedDenyList:
     @property
     def directory_bytes(self) -> int:
         """What the files of the directory take."""
-        return sum(path.stat().st_size for path in self.directory.iterdir()) if self.directory.exists() else 0
-
-    def counts(self) -> Mapping[str, int]:
-        """Entries by kind; those alone that the host shares."""
-        if self._writer is not None:
-            return self._writer.counts()
-        view = self._now()
-        if view is None:
-            return self._own.counts()
-        found = dict(view.side.counts())
-        alive, _ = view.table.counts(now_s=view.table.purged_s or -math.inf)
-        for kind, number in zip(TABLE_KINDS, alive, strict=True):
-            found[kind] += number
+        found = 0
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.directory):
+                with contextlib.suppress(FileNotFoundError):  # the writer removes what it has replaced
+                    found += entry.stat(follow_symlinks=False).st_size
         return found
 
-    def in_force(self) -> Iterator[Entry]:
-        """See `DenyList`. Of what is in slots only the fingerprint is known: the key is the kind and ``#`` with it."""
-        view = self._now()
+    def counts(self) -> Mapping[str, int]:
+        """Entries by kind; those alone that the host shares. Of a large table up to a second old."""
+        try:
+            view = self._now()
+        except DenyListUnreadable:
+            view = self._view  # what was there before: a number for people, who are told elsewhere
         if view is None:
-            return
-        now = view.table.purged_s or -math.inf
-        cutoffs: dict[int, int] = {}
-        expiries: dict[int, int] = {}
-        for keys, times in view.table.chunks():
-            for key, time in zip(keys.tolist(), times.tolist(), strict=True):
-                seconds = (time >> 2) - 1
-                if time & 3 != 3:
-                    if seconds > now:
-                        yield Entry(key=(TABLE_KINDS[time & 3], f"#{key:016x}"), expires_at=seconds + view.epoch_s)
-                elif key & 1:
-                    expiries[key - 1] = seconds
-                else:
-                    cutoffs[key] = seconds
-        for key, cutoff in cutoffs.items():
-            if expiries.get(key, now) > now:
-                yield Entry(
-                    key=("subject", f"#{key:016x}"),
-                    expires_at=expiries[key] + view.epoch_s,
-                    cutoff=cutoff + view.epoch_s,
-                )
-        yield from view.side.in_force()
+            return self._own.counts()
+        now = self._monotonic()
+        if view.table.slots <= _LARGE:
+            return self._counts(view)
+        if self._counted is None or self._counted[0] is not view or now >= self._counted[1]:
+            self._counted = view, now + _COUNTS_LAST_S, self._counts(view)
+        return self._counted[2]
+
+    def _counts(self, view: View) -> Mapping[str, int]:
+        return view.counts() if self._writer is None else self._writer.counts()
+
+    def in_force(self) -> Iterator[Entry]:
+        """See `DenyList`, and `View.in_force`. Empty without a table."""
+        view = self._now()
+        return iter(()) if view is None else view.in_force()
 
     @property
     def writer(self) -> Writer:

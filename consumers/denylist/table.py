@@ -49,9 +49,9 @@ U64: TypeAlias = NDArray[np.uint64]
 U32: TypeAlias = NDArray[np.uint32]
 
 #: Load after a rebuild, load above which a rebuild begins, and load above which no batch may take the table.
-LOAD: Final = 0.50
-REBUILD_ABOVE: Final = 0.65
-FULL_ABOVE: Final = 0.75
+LOAD: Final = 0.55
+REBUILD_ABOVE: Final = 0.70
+FULL_ABOVE: Final = 0.80
 
 #: The latest time a slot can hold, in seconds since the epoch of the table (34 years).
 SECONDS_MAX: Final = 2**30 - 2
@@ -66,7 +66,7 @@ _HOMES: Final = 2**30  # homes are told apart by the 30 highest bits
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 _CHUNK: Final = 65536
 _BATCH_LEAST: Final = 200  # below, numpy's calls cost more than a loop
-_FEW: Final = 64  # of a batch, still without a slot: the same
+_FEW: Final = 150  # of a batch, still without a slot: the same
 
 # The header, in words of eight bytes.
 _CHECKED: Final = 8  # the first so many, without the last, never change and are under the checksum
@@ -240,7 +240,11 @@ class Table:
 
     def put(self, key: int, time: int) -> int:
         """Store a time, or raise it. Returns 2 for a new slot, 1 for a raised time, 0 if nothing changed."""
-        keys, index = self.keys, (key >> 34) // self.divisor
+        return self._put(key, time, (key >> 34) // self.divisor)
+
+    def _put(self, key: int, time: int, index: int) -> int:
+        """`put`, where no slot before ``index`` holds the key or is empty."""
+        keys = self.keys
         while word := keys[index]:
             if word == key:
                 if self.times[index] >= time:
@@ -274,8 +278,8 @@ class Table:
         at = _homes(keys, self.divisor)  # in order, as the keys are, and so they stay
         while len(at):
             if len(at) < _FEW:
-                for key, time in zip(keys.tolist(), times.tolist(), strict=True):
-                    self.put(key, time)
+                for key, time, index in zip(keys.tolist(), times.tolist(), at.tolist(), strict=True):
+                    self._put(key, time, index)
                 break
             held = self._k[at]
             same = held == keys

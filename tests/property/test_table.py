@@ -24,10 +24,8 @@ _KEYS = st.builds(
     st.integers(0, 12),
 )
 _SECONDS = st.integers(0, 60)
-#: Keys of exact kinds have the highest bit of the low word set, so that they are never a subject's.
-_EXACT = st.builds(
-    lambda key, kind, seconds: (key | 1 << 40, (seconds + 1) << 2 | kind), _KEYS, st.integers(0, 2), _SECONDS
-)
+#: No two identifiers share a fingerprint here: those of exact kinds have a bit that those of subjects have not.
+_EXACT = st.builds(lambda key, seconds: (key | 1 << 40, (seconds + 1) << 2 | key % 3), _KEYS, _SECONDS)
 _SUBJECTS = st.builds(
     lambda key, expiry, cutoff: [(key | 1, (expiry + 1) << 2 | 3), (key & 2**64 - 2, (cutoff + 1) << 2 | 3)],
     _KEYS,
@@ -51,6 +49,8 @@ class TableMachine(RuleBasedStateMachine):
         self.model: dict[int, int] = {}
         self.rebuild: Rebuild | None = None
         self.purged_s = -math.inf
+        self.expired: set[int] = set()
+        self.again: dict[int, int] = {}
         self.places: dict[int, int] = {}
         self.times: dict[int, int] = {}
 
@@ -61,6 +61,7 @@ class TableMachine(RuleBasedStateMachine):
     def _note(self, pairs: list[tuple[int, int]]) -> None:
         for key, time in pairs:
             self.model[key] = max(self.model.get(key, 0), time)
+            self.again[key] = max(self.again.get(key, 0), time)
 
     def _room(self, slots: int) -> bool:
         return self.table.used + slots <= FULL_ABOVE * self.table.capacity
@@ -110,6 +111,13 @@ class TableMachine(RuleBasedStateMachine):
     def _begin(self, capacity: int) -> None:
         new = self._make(self.table.generation + 1, capacity=capacity)
         self.rebuild = Rebuild(self.table, new, now_s=self.purged_s)
+        #: What this copy leaves behind, and what was stored since it began.
+        self.expired = {
+            key
+            for key, time in self.model.items()
+            if (self.model[key | 1 if time & 3 == 3 else key] >> 2) - 1 <= self.purged_s
+        }
+        self.again = {}
 
     def _larger(self) -> None:
         assert self.rebuild is not None
@@ -138,13 +146,15 @@ class TableMachine(RuleBasedStateMachine):
                 return
 
     def _published(self, rebuild: Rebuild) -> None:
-        """Nothing alive was dropped; what had expired is gone, or as it was if it had to stay."""
-        new = {key: time for keys, times in rebuild.new.chunks() for key, time in zip(keys.tolist(), times.tolist())}
-        assert new.items() <= self.model.items()
+        """Nothing alive was dropped; of what had expired only what came again is there."""
+        new: dict[int, int] = {}
+        for keys, times in rebuild.new.chunks():
+            new.update(zip(keys.tolist(), times.tolist(), strict=True))
+        gone = self.expired - self.again.keys()
+        assert new == {
+            key: self.again[key] if key in self.expired else time for key, time in self.model.items() if key not in gone
+        }
         assert rebuild.kinds == {time & 3 for time in new.values()}
-        for key in self.model.keys() - new.keys():
-            expiry = self.model[key | 1 if self.model[key] & 3 == 3 else key]
-            assert (expiry >> 2) - 1 <= self.purged_s, "dropped although alive"
         rebuild.old.close()
         (self.directory / f"table.{rebuild.old.generation}").unlink()
         self.table, self.model, self.rebuild = rebuild.new, new, None

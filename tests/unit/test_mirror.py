@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from consumers.denylist.control import AS_OF, FRESH_UNTIL
 from consumers.denylist.shared import SharedDenyList
 from consumers.freshness import Freshness, State
 from consumers.host import Host
@@ -241,3 +242,96 @@ def _in_child(holds: Callable[[], bool]) -> bool:
     if not child:
         os._exit(0 if holds() else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _kept(mirror: Mirror) -> bool:
+    """Whether a request would read the page without asking the mirror."""
+    return mirror.times is not None
+
+
+def test_a_proof_that_counts_is_read_off_the_page(tmp_path: Path, store: SharedDenyList) -> None:
+    """Once asked, the page itself stands in for the properties, and goes on saying what they say."""
+    node = live()
+    _publish(node, store)
+    mirror = _reader(tmp_path, node.clock)
+    assert not _kept(mirror)
+    assert _state(mirror) is State.LIVE
+    for _ in range(3):
+        assert mirror.times is not None
+        assert (mirror.times[FRESH_UNTIL], mirror.times[AS_OF]) == (mirror.fresh_until, mirror.as_of)
+        node.run(1.0)
+        _publish(node, store)
+
+
+def test_a_proof_older_than_the_start_is_not_kept(tmp_path: Path, store: SharedDenyList) -> None:
+    """The page is read without asking only after it has proved something later than this mirror's start."""
+    node = live()
+    _publish(node, store)
+    node.clock.tick(0.1)
+    mirror = _reader(tmp_path, node.clock, writer_proved=False)
+    assert mirror.fresh_until == -math.inf
+    assert not _kept(mirror)
+    node.run(2 * BOUND_S)
+    _publish(node, store)
+    assert mirror.fresh_until > node.clock.now
+    assert _kept(mirror)
+    mirror.started(writer_proved=False)
+    assert not _kept(mirror)
+
+
+def test_a_stopped_mirror_keeps_no_page(tmp_path: Path, store: SharedDenyList) -> None:
+    """Stopping ends the quick way with the slow one, and asking does not bring it back."""
+    node = live()
+    _publish(node, store)
+    mirror = _reader(tmp_path, node.clock)
+    assert mirror.fresh_until > 0
+    mirror.stop("closed")
+    assert not _kept(mirror)
+    assert (mirror.fresh_until, _state(mirror)) == (-math.inf, State.STOPPED)
+    assert not _kept(mirror)
+
+
+def test_a_mirror_stopped_while_it_attaches_keeps_no_page(tmp_path: Path, store: SharedDenyList) -> None:
+    """Another thread stops it between the look at the page and the keeping of it."""
+    node = live()
+    _publish(node, store)
+    mirror = _reader(tmp_path, node.clock)
+    assert mirror.fresh_until > 0
+    page = mirror._store.control
+    assert page is not None
+    mirror.stop("closed")
+    mirror._keep(page)
+    assert not _kept(mirror)
+
+
+def test_a_page_of_the_past_is_let_go(tmp_path: Path, store: SharedDenyList) -> None:
+    """A table made anew has a page of its own: the old one is void at once, and no longer read once that is noticed."""
+    node = live()
+    _publish(node, store)
+    mirror = _reader(tmp_path, node.clock)
+    assert mirror.fresh_until > 0
+    old = mirror.times
+    assert old is not None
+    (tmp_path / "control").write_bytes(b"")
+    page = store.control
+    assert page is not None
+    page.retire()
+    assert old[FRESH_UNTIL] == -math.inf
+    store.close()
+    node.clock.tick(1)
+    successor = _writer(tmp_path)
+    node.run(1.0)
+    _publish(node, successor)
+    assert mirror.fresh_until == node.freshness.fresh_until
+    assert _kept(mirror)
+    assert mirror.times is not old
+
+
+def test_a_closed_store_is_read_no_more(tmp_path: Path, store: SharedDenyList) -> None:
+    """Whoever lets go of the table lets go of its page, whichever of the two is told first."""
+    node = live()
+    _publish(node, store)
+    mirror = _reader(tmp_path, node.clock)
+    assert mirror.fresh_until > 0
+    mirror._store.close()
+    assert not _kept(mirror)
