@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.fleet_model import LAWS, Point, predict
 from benchmarks.page import shown
@@ -25,6 +27,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "cached": "#08519c",
     "ours": "#08519c",
     "memory": "#4292c6",
+    "snapshot": "#4292c6",
     "direct": "#4292c6",
     "uncached": "#4292c6",
     "bare": "#f16913",
@@ -59,6 +62,12 @@ def rows(axes: Axes, values: Mapping[str, float]) -> None:
     axes.bar_label(bars, [shown(values[name]) for name in names], fontsize=7, padding=2)
     axes.set_xscale("log")
     axes.margins(x=0.1)
+
+
+def logarithmic(*axes: Axis) -> None:
+    """Powers of ten alone are named: the numbers between them would stand on one another."""
+    for axis in axes:
+        axis.set_minor_formatter(NullFormatter())
 
 
 def check(figure: Figure, figures: Figures) -> None:
@@ -118,7 +127,7 @@ def replay(figure: Figure, figures: Figures) -> None:
     axes = figure.subplots()
     groups(
         axes,
-        [f"{case.split('_')[0]} records, {case.split('_')[1].rstrip('p')} partition(s)" for case in cases],
+        [case.replace("_", " records, ").replace("1p", "1 partition").replace("3p", "3 partitions") for case in cases],
         {one: [figures[f"{case}_{one}_records_per_s"] for case in cases] for one in readers},
     )
     axes.tick_params(axis="x", labelsize=7)
@@ -167,6 +176,7 @@ def publish(figure: Figure, figures: Figures) -> None:
         series = {way: [figures[f"{way}_{what}_{count}"] for count in callers] for way in ("outbox", "direct", "bare")}
         groups(axes, [str(count) for count in callers], series)
         axes.set_yscale("log")
+        logarithmic(axes.yaxis)
         axes.set_xlabel("callers at once")
         axes.set_ylabel(f"{title} (logarithmic)")
     figure.suptitle("Publishing, acknowledged by the broker; with the outbox on disk before", fontsize=10)
@@ -197,9 +207,9 @@ def fleet(figure: Figure, figures: Figures) -> None:
         "nodes_bytes": ("all nodes, MB", 1e-6),
         "p50_s": ("to the last node, ms p50", 1e3),
     }
-    places = figure.subplots(1, len(model))
+    places = list(figure.subplots(2, 3).flat)
     laws = {law.quantity: law for law in LAWS}
-    for axes, (quantity, coefficients) in zip(places, model.items(), strict=True):
+    for axes, (quantity, coefficients) in zip(places, model.items(), strict=False):
         label, factor = units[quantity]
         pairs = [
             (predict(laws[quantity], coefficients, point) * factor, value * factor)
@@ -209,13 +219,25 @@ def fleet(figure: Figure, figures: Figures) -> None:
         high = 1.4 * max(max(pair) for pair in pairs)
         axes.plot([low, high], [low, high], color="#969696", linewidth=0.8)
         axes.plot(*zip(*pairs, strict=True), "o", color=COLOURS["ours"], markersize=3)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         axes.set_title(label, fontsize=8)
         axes.set_xlabel("model", fontsize=7)
+        axes.set_ylabel("measured", fontsize=7)
+    for per_s, style in ((1, ":"), (10, "--"), (100, "-")):
+        fleets = [Point(nodes=nodes, per_s=per_s, live=0) for nodes in (1, 10, 100, 1_000, 10_000)]
+        cores = [predict(laws["broker_cpu"], model["broker_cpu"], point) for point in fleets]
+        label = f"{per_s} a second"
+        places[-1].plot([one.nodes for one in fleets], cores, style, color=COLOURS["ours"], label=label)
+    places[-1].axhline(4, color=_PEER, linewidth=0.8, label="half of 8 cores")
+    places[-1].set_title("where it ends: broker, cores", fontsize=8)
+    places[-1].set_xlabel("nodes", fontsize=7)
+    places[-1].set_ylabel("model", fontsize=7)
+    places[-1].legend(fontsize=6, frameon=False)
+    for axes in places:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
         axes.tick_params(labelsize=6)
-    places[0].set_ylabel("measured", fontsize=7)
-    figure.suptitle("Fleets of 1 to 64 nodes: what the model says, and what was measured", fontsize=10)
+        logarithmic(axes.xaxis, axes.yaxis)
+    figure.suptitle("Fleets of 1 to 64 nodes: what the model says and what was measured, and beyond", fontsize=10)
 
 
 def _measured(figures: Figures, quantity: str) -> list[tuple[Point, float]]:

@@ -29,7 +29,7 @@ from typing import Any, Final
 from benchmarks.fleet_model import LAWS, Point, answers_per_s, error, fit, predict
 from benchmarks.fleet_nodes import settings_for
 from benchmarks.peers import end_in_order
-from benchmarks.population import ISS, LIFE_S, fill_topic, revocations
+from benchmarks.population import ISS, LIFE_S, UNHURRIED, fill_topic, revocations
 from benchmarks.report import percentile, result_line
 from benchmarks.requests import processor_s
 from revoker import topic
@@ -170,7 +170,7 @@ async def measure(options: argparse.Namespace) -> str:
     chance = random.Random(1)
     wanted, left_out = points(smoke=options.smoke)
     measured: dict[Point, Measured] = {}
-    async with ApacheKafka() as kafka:
+    async with ApacheKafka(properties=UNHURRIED) as kafka:
         process = kafka._node(1).process
         assert process is not None
         for live, same in groupby(wanted, key=lambda one: one.live):

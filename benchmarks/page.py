@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.reach import REACH, Reach, wanted
+from benchmarks.reach import REACH, SHOWN, Reach, wanted
 
 __all__ = ["PAGES", "caption", "read_results", "rewritten", "shown"]
 
@@ -79,6 +79,13 @@ def _row(one: Reach, result: Mapping[str, Any]) -> str:
 
 
 def _of(name: str, result: Mapping[str, Any], *, plots: str) -> list[str]:
-    lines = [f"![{name}]({plots}/{name}.svg)", "", "| ratio | measured | to reach | |", "|---|---:|---:|---|"]
-    lines += [_row(one, result) for one in wanted(name)]
+    lines = [f"![{name}]({plots}/{name}.svg)", "", "| name | measured | to reach | |", "|---|---:|---:|---|"]
+    named = wanted(name)
+    lines += [_row(one, result) for one in named]
+    besides = re.compile(SHOWN.get(name, ""))
+    lines += [
+        _row(Reach(name, other), result)
+        for other in result["ratios"] | result["figures"]
+        if besides.fullmatch(other) and all(other != one.name for one in named)
+    ]
     return [*lines, "", f"`{caption(result)}`. All figures: `benchmarks/results/{name}.json`."]

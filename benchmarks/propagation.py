@@ -28,6 +28,7 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.peers import end_in_order
+from benchmarks.population import UNHURRIED
 from benchmarks.report import percentile, result_line
 from consumers.guard import Status
 from consumers.intake import RawRecord
@@ -179,7 +180,7 @@ async def measure(sizes: Sequence[int], *, samples: int, http: bool) -> str:
     """Run it all; returns the result line."""
     figures: dict[str, float] = {"samples": samples}
     ratios: dict[str, float] = {}
-    async with ApacheKafka() as kafka:
+    async with ApacheKafka(properties=UNHURRIED) as kafka:
         settings = settings_for(kafka.bootstrap)
         for nodes in sizes:
             # Topics of their own: a fleet that starts has nothing to replay.

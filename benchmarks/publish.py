@@ -30,7 +30,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.peers import end_in_order
-from benchmarks.population import ISS, LIFE_S, identifiers, revocations, work_directory
+from benchmarks.population import ISS, LIFE_S, UNHURRIED, identifiers, revocations, work_directory
 from benchmarks.report import percentile, result_line
 from revoker import record, topic
 from revoker.events import Token
@@ -104,7 +104,7 @@ def ours(publisher: Publisher) -> Publish:
 async def measure(options: argparse.Namespace, directory: Path) -> str:
     """Run it all; returns the result line."""
     async with AsyncExitStack() as opened:
-        kafka = await opened.enter_async_context(ApacheKafka())
+        kafka = await opened.enter_async_context(ApacheKafka(properties=UNHURRIED))
         settings = Settings(
             kafka_bootstrap_servers=kafka.bootstrap,
             topic_replication_factor=1,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-__all__ = ["REACH", "Better", "Reach", "better", "missing", "wanted"]
+__all__ = ["REACH", "SHOWN", "Better", "Reach", "better", "missing", "wanted"]
 
 
 class Better(Enum):
@@ -84,6 +84,17 @@ _DIRECTIONS: Final[Mapping[str, tuple[tuple[str, Better], ...]]] = {
     "fleet": ((r"model_error_.*", _LOWER),),
     "outbox": ((r"ours_over_.*", _HIGHER),),
     "signatures": ((r".*_to_unsigned", _LOWER),),
+}
+
+
+#: By benchmark, patterns of whole names that its section shows besides.
+SHOWN: Final[Mapping[str, str]] = {
+    "check": r"redis_asyncio_over_shared|shared_cold_3kinds_.*_over_verify|\w+_hot_1kind_over_strict_verify",
+    "memory": r"(memory|dict|ttlcache|redis)_bytes_per_entry(_.*)?",
+    "replay": r"(.*_)?over_confluent|stage_.*",
+    "restart": r"(replay|warm|beside|snapshot)_(process_)?ready_s|replay_records_per_s",
+    "requests": r"(aiohttp|starlette|asgi)_(cached|no_auth)_rate_over_verify_only|redis_rate_over_verify_only",
+    "fleet": r"model_(error_left_out_)?(egress|broker|nodes|p50)_.*|far_.*|ends_.*",
 }
 
 

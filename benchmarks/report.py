@@ -40,7 +40,7 @@ def result_line(
             | {name: version(name) for name in _PACKAGES}
             | _installed(_IF_INSTALLED)
             | dict(versions),
-            "figures": {name: round(value, 6) for name, value in figures.items()},
+            "figures": {name: float(f"{value:.6g}") for name, value in figures.items()},
             "ratios": {name: float(f"{value:.4g}") for name, value in ratios.items()},
         }
     )

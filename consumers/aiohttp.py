@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from consumers.guard import Decision, Policy
 from consumers.node import Node
@@ -101,8 +101,8 @@ def protection(node: Node, *, exempt: Callable[[web.Request], bool] | None = Non
         headers = request.headers
         asked = ask(
             node,
-            authorization=headers.getall("Authorization", ()),
-            cookies=headers.getall("Cookie", ()),
+            authorization=headers.getall(hdrs.AUTHORIZATION, ()),
+            cookies=headers.getall(hdrs.COOKIE, ()),
             when_unknown=policy,
         )
         if isinstance(asked, Answer):

@@ -76,14 +76,22 @@ class RevokerMiddleware:
         kind = scope["type"]
         if kind == "lifespan" and self._run_node:
             await _Lifespan(self._app, self._node, receive=receive, send=send).run(scope)
-        elif kind not in ("http", "websocket") or self._exempt(scope):
+        elif kind not in ("http", "websocket") or (self._exempt is not None and self._exempt(scope)):
             await self._app(scope, receive, send)
         else:
+            # One pass, written out: this is every request.
+            authorization: list[str] = []
+            cookies: list[str] = []
+            for name, value in scope["headers"]:
+                if name == b"authorization":
+                    authorization.append(value.decode("latin-1"))
+                elif name == b"cookie":
+                    cookies.append(value.decode("latin-1"))
             asked = ask(
                 self._node,
-                authorization=_values(scope, b"authorization"),
-                cookies=_values(scope, b"cookie"),
-                when_unknown=self._policy(scope),
+                authorization=authorization,
+                cookies=cookies,
+                when_unknown=self._policy(scope) if self._policies else None,
             )
             if isinstance(asked, Answer):
                 await _refuse(asked, scope, send)
@@ -92,8 +100,6 @@ class RevokerMiddleware:
                 await self._app({**scope, _TOKEN: asked[0], _DECISION: asked[1]}, receive, send)
 
     def _policy(self, scope: Scope) -> Policy | None:
-        if not self._policies:
-            return None
         path = _path(scope)
         for prefix, policy in self._policies:
             if path.startswith(prefix) and (prefix.endswith("/") or path[len(prefix) : len(prefix) + 1] in ("", "/")):
@@ -217,11 +223,11 @@ class _Lifespan:
         await self._send(message)
 
 
-def _among(paths: Iterable[str]) -> Callable[[Scope], bool]:
+def _among(paths: Iterable[str]) -> Callable[[Scope], bool] | None:
     if isinstance(paths, str):
         raise InvalidInput(f"exempt is the text {paths!r}, must be a collection of paths such as {{'/login'}}")
     exempt = frozenset(_checked(path, "exempt") for path in paths)
-    return lambda scope: _path(scope) in exempt
+    return (lambda scope: _path(scope) in exempt) if exempt else None
 
 
 def _by_length(policies: Mapping[str, Policy]) -> tuple[tuple[str, Policy], ...]:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar, Self
+from typing import Self
 
 from consumers.partition import Partition
 from revoker.settings import Settings
@@ -110,7 +110,7 @@ class Freshness:
     #: Unix time up to which everything acknowledged is known here; None: nothing was ever proved.
     as_of: float | None = field(default=None, init=False)
     #: See `consumers.guard.Proof`. Attributes are as quick.
-    times: ClassVar[memoryview[float] | None] = None
+    times: memoryview[float] | None = field(default=None, init=False)
 
     _phase: State = field(default=State.STOPPED, init=False)
     _reason: str = field(default="not started", init=False)

@@ -94,12 +94,8 @@ class Mirror:
 
     @property
     def fresh_until(self) -> float:
-        page = self._store.control
-        if page is None or page is not self._page_seen or self._closed is not None:
-            page = self._page() if self._closed is None else None
-            if page is None:
-                return -math.inf
-        if page.proved_at < self._proved_after:
+        page = self._page() if self._closed is None else None
+        if page is None or page.proved_at < self._proved_after:
             return -math.inf
         if self.times is None:
             self._keep(page)

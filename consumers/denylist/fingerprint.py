@@ -55,7 +55,8 @@ class Fingerprints:
             token, digest, session, subject = (self._seed(kind, iss) for kind in TABLE_KINDS)
             found = token, digest, session, subject
             if len(self.known) >= _ISSUERS_KEPT:
-                for kept in (self.known, *self.known_of):
+                self.known.clear()
+                for kept in self.known_of:
                     kept.clear()
             for kept, seed in zip(self.known_of, found, strict=True):
                 kept[iss] = seed

@@ -7,6 +7,7 @@ it, and is stored after the bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +25,9 @@ from consumers.denylist import Entry
 from consumers.denylist.about import About, Origin
 from consumers.denylist.control import WORD, Control, ControlRefused, boot_id
 from consumers.denylist.fingerprint import TABLE_KINDS
-from consumers.denylist.journal import JournalRefused
 from consumers.denylist.memory import MemoryDenyList
-from consumers.denylist.opening import accepted, empty, prepare, sweep, void
+from consumers.denylist.opening import Taken, empty, found, prepare, sweep
 from consumers.denylist.screen import Screen, screen
-from consumers.denylist.table import TableRefused
 from consumers.denylist.view import View, look
 from consumers.denylist.writer import Writer
 from revoker.errors import DenyListUnreadable
@@ -46,19 +43,6 @@ _LARGE: Final = 8192
 _COUNTS_LAST_S: Final = 1.0
 
 _NUMBER: Final = {kind: number for number, kind in enumerate(TABLE_KINDS)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """What a new writer found. ``offsets``: where to read on, by partition, in the log ``origin``; empty and None if
-    nothing could be used. ``unread``: records that could not be read and may matter. ``refused``: why what stood there
-    was not accepted; None if it was, or if nothing stood there.
-    """
-
-    offsets: Mapping[int, int]
-    origin: Origin | None
-    unread: int
-    refused: str | None
 
 
 class SharedDenyList:
@@ -171,25 +155,8 @@ class SharedDenyList:
         """
         prepare(self.directory)
         with self._lock:
-            refused: str | None = None
-            boot = self._boot()
-            path = self.directory / "control"
-            try:
-                control = Control.open(path, writable=True, boot=boot)
-            except FileNotFoundError:
-                control = Control.make(path, boot=boot)
-            except (ControlRefused, OSError) as error:
-                refused = str(error)
-                void(path)
-                control = Control.make(path, boot=boot)
-            about = About(secret="", boot=boot, trust=trust, epoch_s=self._epoch_s)
-            writer: Writer | None = None
-            try:
-                writer = accepted(self.directory, control, wanted=about, max_entries=self._max_entries)
-            except FileNotFoundError as error:
-                refused = f"{Path(error.filename).name} is missing"
-            except (TableRefused, JournalRefused, OSError) as error:
-                refused = str(error)
+            about = About(secret="", boot=self._boot(), trust=trust, epoch_s=self._epoch_s)
+            control, writer, refused = found(self.directory, wanted=about, max_entries=self._max_entries)
             self.become(writer or self._empty(control, about))
             writer = self.writer
             control.writer_pid = os.getpid()

@@ -65,7 +65,7 @@ _TAIL: Final = 512
 _HOMES: Final = 2**30  # homes are told apart by the 30 highest bits
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 _CHUNK: Final = 65536
-_BATCH_LEAST: Final = 200  # below, numpy's calls cost more than a loop
+_BATCH_LEAST: Final = 150  # below, numpy's calls cost more than a loop
 _FEW: Final = 150  # of a batch, still without a slot: the same
 
 # The header, in words of eight bytes.
@@ -270,14 +270,12 @@ class Table:
             self.put_all(keys[~late], times[~late])
             self.put_all(keys[late], times[late])
             return self.used - before
-        if len(keys) < _BATCH_LEAST:
-            for key, time in zip(keys.tolist(), times.tolist(), strict=True):
-                self.put(key, time)
-            return self.used - before
-        keys, times = _merged(keys, times)
-        at = _homes(keys, self.divisor)  # in order, as the keys are, and so they stay
+        few = len(keys) + 1
+        if len(keys) >= _BATCH_LEAST:
+            (keys, times), few = _merged(keys, times), _FEW
+        at = _homes(keys, self.divisor)  # of a batch in order, as the keys are, and so they stay
         while len(at):
-            if len(at) < _FEW:
+            if len(at) < few:
                 for key, time, index in zip(keys.tolist(), times.tolist(), at.tolist(), strict=True):
                     self._put(key, time, index)
                 break

@@ -42,6 +42,9 @@ _COUNT_EVERY_S: Final = 60
 #: Slots copied for each entry stored while a rebuild runs, so that it ends before the old table is full.
 _PACE: Final = 20
 
+#: Up to so many slots taken a table may have twice the room: half the steps of a look-up, for a megabyte at most.
+_ROOMY: Final = 1 << 15
+
 #: How long the purge clock goes on before room for a new table is asked for again.
 _ASK_AGAIN_S: Final = 5
 
@@ -155,7 +158,7 @@ class Writer:
             self.control.word = self.word
         if rebuild is not None:
             self.step(max(1, len(keys) * _PACE // STEP_SLOTS))
-        elif table.used > REBUILD_ABOVE * table.capacity:
+        elif table.used > REBUILD_ABOVE * table.capacity / (2 if table.used <= _ROOMY else 1):
             self._begin_if_room()
         return changed
 
@@ -306,8 +309,8 @@ class Writer:
         self._discard()
         alive, _ = self.table.counts(now_s=self._now)
         wanted = sum(alive) + alive[3] + extra
-        # So many may be stored while the copy runs.
-        meanwhile = self.table.slots // _PACE
+        roomy = wanted * (2 if wanted <= _ROOMY else 1)
+        meanwhile = self.table.slots // _PACE  # So many may be stored while the copy runs.
         generation = self.table.generation % (2**24 - 1) + 1
         self._rebuild_about = about or self.about
         path = self._directory / f"table.{generation}"
@@ -315,7 +318,7 @@ class Writer:
         new = Table.make(
             path,
             generation=generation,
-            capacity=max(CAPACITY_LEAST, math.ceil(wanted / LOAD), math.ceil((wanted + meanwhile) / FULL_ABOVE)),
+            capacity=max(CAPACITY_LEAST, math.ceil(roomy / LOAD), math.ceil((wanted + meanwhile) / FULL_ABOVE)),
             about=msgspec.json.encode(self._rebuild_about),
         )
         self._rebuild = Rebuild(self.table, new, now_s=self._now)

@@ -35,7 +35,7 @@ _SHOW_EVERY_S = 0.1
 Printed = Callable[[RawRecord, Revocation | Heartbeat | Undecodable, str | Refusal | None], None]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Bounds(Freshness):
     """Freshness that keeps the offsets a replay started from and had to reach, by partition."""
 

@@ -273,8 +273,11 @@ async def test_a_follower_whose_task_dies_makes_the_node_unready(make_topic: Mak
         await node.wait_ready()
 
 
-async def test_a_slice_is_bounded(make_apache_topic: MakeTopic, run_node: RunNode) -> None:
-    """However much is there to replay, one turn of the loop applies 500 records at most."""
+async def test_a_slice_is_bounded(
+    make_apache_topic: MakeTopic, run_node: RunNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much the consumer has to read, one turn of the loop applies 500 records at most."""
+    monkeypatch.setattr("consumers.follower.BULK_LEAST", 10**9)
     settings = await make_apache_topic()
     record = _session_record("s1")
     producer = AIOKafkaProducer(

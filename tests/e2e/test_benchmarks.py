@@ -29,7 +29,7 @@ async def test_a_benchmark_ends_with_every_name_it_owes(name: str, tmp_path: Pat
     drawn, the same bytes each time, with the command and the date below.
     """
     result = await asyncio.to_thread(run_one, name, BENCHMARKS[name].smoke.split(), limit_s=LONGEST_S)
-    assert missing(result) == []
+    assert set(missing(result)) == BENCHMARKS[name].smoke_lacks
     numbers = result["figures"] | result["ratios"]
     assert [key for key, value in numbers.items() if not math.isfinite(value)] == []
     kept = result | {"command": f"python -m benchmarks.{name}", "date": "2030-01-01"}

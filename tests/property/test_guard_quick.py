@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumers.denylist import DenyList
+from consumers.denylist.control import AS_OF, FRESH_UNTIL
 from consumers.freshness import Freshness
 from consumers.guard import Guard, Policy, Status
 from revoker.events import Digest, Revocation
@@ -57,6 +59,8 @@ class Proved(Freshness):
     def prove(self, *, fresh_until: float, as_of: float | None, was_ready: bool) -> None:
         self.fresh_until, self.as_of, self.was_ready = fresh_until, as_of, was_ready
         self.proved_until = min(fresh_until, 0.0) if was_ready else -math.inf
+        if self.times is not None:
+            self.times[FRESH_UNTIL], self.times[AS_OF] = fresh_until, math.nan if as_of is None else as_of
 
 
 def guards(store: DenyList, freshness: Freshness, wall: list[float], **kwargs: Any) -> tuple[Guard, Guard]:
@@ -79,6 +83,7 @@ proofs = st.tuples(st.sampled_from([-math.inf, -1.0, 0.0, 1.0]), st.none() | tim
     when_unknown=policies,
     long_lived=policies,
     route=st.none() | policies,
+    paged=st.booleans(),
 )
 def test_the_quick_way_answers_as_the_long_way(
     name: str,
@@ -87,10 +92,16 @@ def test_the_quick_way_answers_as_the_long_way(
     when_unknown: Policy,
     long_lived: Policy,
     route: Policy | None,
+    paged: bool,
 ) -> None:
-    """Decision and counts are the same for every token, after every event, purge and change of what is proved."""
+    """Decision and counts are the same for every token, after every event, purge and change of what is proved.
+
+    Also where that is read off a page (``paged``), which the long way does not look at.
+    """
     store = STORES[name](UNBOUNDED)
     freshness = Proved(bound_s=10, monotonic=lambda: 0.0, wall=lambda: 0.0)
+    if paged:
+        freshness.times = memoryview(array("d", [-math.inf] * 8))
     wall = [0.0]
     quick, long = guards(store, freshness, wall, when_unknown=when_unknown, long_lived_tokens=long_lived)
     met: list[Revocation] = []

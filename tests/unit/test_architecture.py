@@ -27,7 +27,7 @@ OWNERS = {
         "revoker.secured",
         "revoker.cli",
     },
-    "cachetools": {"consumers.denylist.memory", "consumers.verified"},
+    "cachetools": {"consumers.denylist.memory"},
     "aiokafka": {
         "revoker.kafka",
         "revoker.cluster",

@@ -244,6 +244,19 @@ class TestWatching:
         node.clock.tick(30)
         assert node.freshness.unproven_s >= 30
 
+    def test_reading_ahead_is_a_sign_of_life_and_proves_nothing(self) -> None:
+        """Past the consumer positions move and every partition counts as alive, but only polls catch up."""
+        node = Node(starts={0: 0, 1: 0}, ends={0: 10, 1: 5})
+        for position in range(11):
+            node.clock.tick(30)
+            node.freshness.read_ahead(0, position=position)
+            assert node.freshness.unproven_s == 0
+        node.freshness.read_ahead(1, position=5)
+        assert node.freshness.positions == {0: 10, 1: 5}
+        assert node.freshness.progress.fraction == 1.0
+        assert not node.freshness.caught_up
+        assert node.state() is State.REPLAYING
+
     def test_a_change_of_leader_is_no_reason_to_give_up_a_replay(self) -> None:
         """A failover in a long replay leaves the last sign of life where it was."""
         node = Node(ends={0: 1000})

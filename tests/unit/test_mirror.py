@@ -312,12 +312,12 @@ def test_a_page_of_the_past_is_let_go(tmp_path: Path, store: SharedDenyList) -> 
     assert mirror.fresh_until > 0
     old = mirror.times
     assert old is not None
-    (tmp_path / "control").write_bytes(b"")
     page = store.control
     assert page is not None
     page.retire()
     assert old[FRESH_UNTIL] == -math.inf
     store.close()
+    (tmp_path / "control").unlink()
     node.clock.tick(1)
     successor = _writer(tmp_path)
     node.run(1.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumers.denylist.shared import SharedDenyList
+from consumers.denylist.table import FULL_ABOVE
 from revoker.errors import DenyListFull
 from revoker.events import Client, Revocation, Subject, Token
 from tests.disks import small_disk
@@ -79,10 +80,25 @@ def test_a_log_read_again_needs_no_larger_table(tmp_path: Path) -> None:
     store = _store(tmp_path)
     some = _tokens(0, 2600, until=1000)
     store.apply_all(some)
+    store.writer.finish()
     before = store.writer.table
     for _ in range(3):
-        store.apply_all(some)
+        store.apply_all(some * 2)
     assert store.writer.table is before
+
+
+def test_a_small_table_is_roomy(tmp_path: Path) -> None:
+    """Where it costs little, look-ups meet few others: at most a third of the places are taken, a large one's two."""
+    store = _store(tmp_path)
+    store.apply_all(_tokens(0, 10_000, until=1000))
+    store.writer.finish()
+    small = store.writer.table
+    assert small.used / small.capacity < 0.36
+    store.apply_all(_tokens(10_000, 60_000, until=1000))
+    store.writer.finish()
+    large = store.writer.table
+    assert 0.36 < large.used / large.capacity < 0.71
+    assert not _missing(store, 0, 60_000)
 
 
 @pytest.mark.parametrize("others", [0, 100])
@@ -123,7 +139,7 @@ def test_a_full_disk_leaves_the_table_in_use(tmp_path: Path, caplog: pytest.LogC
         disk.fill(but_bytes=20_000)
         taken, full = _fill(store)
         table = store.writer.table
-        assert table.used == int(0.75 * table.capacity)
+        assert table.used == int(FULL_ABOVE * table.capacity)
         assert not _missing(store, 0, taken)
         assert taken == table.used
         for said in (str(full), *caplog.messages):

@@ -5,21 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from xxhash import xxh3_64_intdigest
 
-from consumers.denylist.table import ABOUT_MAX_BYTES, U32, U64, Table, TableRefused, slots_for
+from consumers.denylist.table import ABOUT_MAX_BYTES, U32, U64, Table, TableRefused
 from revoker.errors import DenyListUnreadable
 from tests.disks import small_disk
-
-_HEADER_BYTES = 12288
-_AT_VERSION, _AT_GENERATION, _AT_CAPACITY, _AT_DIVISOR, _AT_SLOTS, _AT_ABOUT, _AT_CHECKSUM = range(8, 64, 8)
-
-Damage = Callable[[Path], object]
+from tests.shared.harms import TABLE_HARMS
 
 
 def _made(path: Path, *, capacity: int = 4096, generation: int = 1, about: bytes = b"about") -> Table:
@@ -30,81 +24,15 @@ def _numbers(count: int, *, seed: int = 1) -> U64:
     return np.random.default_rng(seed).integers(1, 2**64, count, dtype=np.uint64)
 
 
-def _words(path: Path, at: int, value: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(value.to_bytes(8, "little"))
-
-
-def _sealed(path: Path, at: int, value: int) -> None:
-    """Change a word of the header as somebody would who also knows the checksum."""
-    _words(path, at, value)
-    data = path.read_bytes()
-    about = int.from_bytes(data[_AT_ABOUT : _AT_ABOUT + 8], "little")
-    start = 8 * (64 + 1024)
-    _words(path, _AT_CHECKSUM, xxh3_64_intdigest(data[:_AT_CHECKSUM] + data[start : start + about]))
-
-
-def _shorter(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 4096)
-
-
-def _longer(path: Path) -> None:
-    os.truncate(path, path.stat().st_size + 4096)
-
-
-def _elsewhere(path: Path) -> None:
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
-
-
-def _fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path, 0o600)
-
-
-def _directory(path: Path) -> None:
-    path.unlink()
-    path.mkdir(mode=0o700)
-
-
-def _last_slot_taken(path: Path) -> None:
-    _words(path, _HEADER_BYTES + 8 * (slots_for(4096)[1] - 1), 7)
-
-
-REFUSED: dict[str, tuple[Damage, str]] = {
-    "empty": (lambda path: path.write_bytes(b""), "has 0 bytes, not even a header"),
-    "another file": (lambda path: path.write_bytes(b"x" * 70_000), "is no table"),
-    "other byte order": (lambda path: _words(path, 0, int.from_bytes(b"rvkrtbl1", "big")), "byte order"),
-    "older version": (lambda path: _sealed(path, _AT_VERSION, 0), "has format 0, this version reads 1"),
-    "newer version": (lambda path: _sealed(path, _AT_VERSION, 2), "has format 2, this version reads 1"),
-    "damaged header": (lambda path: _words(path, _AT_GENERATION, 9), "has a damaged header"),
-    "damaged about": (lambda path: _words(path, 8 * (64 + 1024), 9), "has a damaged header"),
-    "about beyond": (lambda path: _words(path, _AT_ABOUT, 2**40), "has a damaged header"),
-    "no divisor": (lambda path: _sealed(path, _AT_DIVISOR, 0), "contradicts itself"),
-    "another divisor": (lambda path: _sealed(path, _AT_DIVISOR, 7), "contradicts itself"),
-    "more slots": (lambda path: _sealed(path, _AT_SLOTS, slots_for(4096)[1] + 1), "contradicts itself"),
-    "another capacity": (lambda path: _sealed(path, _AT_CAPACITY, 1), "contradicts itself"),
-    "another generation": (lambda path: _sealed(path, _AT_GENERATION, 2), "says it is generation 2"),
-    "truncated": (_shorter, "its header says"),
-    "padded": (_longer, "its header says"),
-    "no end": (_last_slot_taken, "its last slot is taken"),
-    "open to others": (lambda path: path.chmod(0o640), r"open to others \(mode 0640\)"),
-    "symbolic link": (_elsewhere, "is a symbolic link"),
-    "fifo": (_fifo, "is no regular file"),
-    "directory": (_directory, "is no regular file|cannot be opened"),
-}
-
-
 @pytest.mark.parametrize("writable", [True, False])
-@pytest.mark.parametrize("damage", sorted(REFUSED))
+@pytest.mark.parametrize("damage", sorted(TABLE_HARMS))
 def test_a_file_that_cannot_be_trusted_is_refused(tmp_path: Path, damage: str, writable: bool) -> None:
     """Whatever is wrong with a file, it is told by name, at once, and nothing is mapped."""
     path = tmp_path / "table.1"
     table = _made(path)
     table.put(7, 8)
     table.close()
-    change, why = REFUSED[damage]
+    change, why = TABLE_HARMS[damage]
     change(path)
     with pytest.raises(TableRefused, match=rf"table\.1 .*({why})|table\.1 ({why})"):
         Table.open(path, writable=writable)

@@ -29,8 +29,9 @@ _DRAIN_S = 10.0
 def command(context: click.Context, *, settings: Settings, output: Output) -> None:
     """Run a bare API node: GET /whoami answers the caller's claims, or 401 once the token is revoked.
 
-    For trying out, as the process that writes the shared deny list of a host (setting denylist), and as the smallest example of an API behind revoker. /livez, /readyz and /metrics need no token.
-    Prints one line with its URL once it listens; whether it is ready is /readyz's to say. SIGTERM exits 0.
+    For trying out, as the process that writes the shared deny list of a host (setting denylist), and as the smallest
+    example of an API behind revoker. /livez, /readyz and /metrics need no token. Prints one line with its URL once it
+    listens; whether it is ready is /readyz's to say. SIGTERM exits 0.
     """
     context.exit(asyncio.run(_serve(settings, output)))
 
