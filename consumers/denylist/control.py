@@ -38,7 +38,8 @@ SAID_MAX_BYTES: Final = 3000
 _MAGIC: Final = int.from_bytes(b"rvkrctl1", "little")
 _VERSION: Final = 1
 _SIZE_BYTES: Final = 4096
-_PROVED_UNTIL, _, _WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT = range(4, 14)
+_PROVED_UNTIL: Final = 4
+_WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT = range(6, 14)
 _BOOT: Final = slice(128, 164)
 _SAID_AT: Final = 512
 
