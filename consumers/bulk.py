@@ -215,7 +215,7 @@ async def read_ahead(
             position = bulk.positions[one.partition]
             freshness.took(records)
             freshness.read_ahead(one.partition, position=position)
-            intake.denylist.reached({one.partition: position}, unread=intake.missed)
+            intake.denylist.reached({one.partition: position}, unread=intake.unsettled)
             if now >= again_at:
                 each_second()
                 again_at = now + 1.0

@@ -315,7 +315,7 @@ class Follower:
                     hang_up(client, left)
                     ask_now.set()
             self._note_obstacle()
-            self.intake.denylist.reached(self.freshness.positions, unread=self.intake.missed)
+            self.intake.denylist.reached(self.freshness.positions, unread=self.intake.unsettled)
             self._note_state()
             if (now := self._monotonic()) >= tidy_at or self.freshness.state is State.LIVE:
                 wait_ms = self._settings.fetch_max_wait_ms

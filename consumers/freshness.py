@@ -257,6 +257,13 @@ class Freshness:
         """The follower has ended and will not come back by itself."""
         self._enter(State.STOPPED, reason)
 
+    def forget(self) -> None:
+        """The entries that were proved to be complete are gone: nothing was ever proved."""
+        self.was_ready = False
+        self.proved_until = self.proved_at = -math.inf
+        self.as_of = None
+        self._enter(self._phase, self._reason)
+
     @property
     def state(self) -> State:
         """Where this node stands now; LIVE turns STALE by the passing of time alone."""

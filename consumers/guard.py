@@ -33,8 +33,7 @@ class Status(StrEnum):
     REVOKED = "revoked"
     """Revoked, or of a shape whose revocation could not be recognised: answer 401."""
     UNKNOWN = "unknown"
-    """Not known to be revoked, but this node cannot prove that it is up to date: answer 503 unless admitted by policy.
-    """
+    """Not known to be revoked, but it cannot be proved that this is up to date: 503, unless admitted by policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +102,9 @@ class Proof(Protocol):
         ...
 
 
+_TRIES: Final = 3  # look-ups under which the proof changes
+
+
 class _Malformed(Exception):
     """A claim whose shape hides what the token is."""
 
@@ -169,8 +171,7 @@ class Guard:
             # old.
             times = freshness.times
             if times is None:
-                fresh_until = freshness.fresh_until
-                as_of = freshness.as_of
+                fresh_until, times, as_of = freshness.fresh_until, freshness.times, freshness.as_of
             else:  # two properties take as long as all the rest
                 fresh_until = times[FRESH_UNTIL]
                 as_of = times[AS_OF]
@@ -187,6 +188,9 @@ class Guard:
                     not self._refuse_long_lived
                     or ((iat := claims["iat"]) <= issued_until and claims["exp"] - iat <= self._longest_s)
                 )
+                # Unchanged: no other table has taken the place of the one that was proved fresh. One that does is not
+                # fresh before anybody looks into it.
+                and (times is None or times[FRESH_UNTIL] == fresh_until)
                 and self._monotonic() < fresh_until
             ):
                 self._quick += 1
@@ -208,19 +212,24 @@ class Guard:
         ``kid``: from the token's header. ``token``: the token itself, needed to recognise one without ``jti``.
         ``when_unknown``: this route's policy; None = the guard's. Claims of a shape that hides what the token is (a
         ``jti`` that is no string, an ``iat`` that is no number) are refused with a reason. A token that lacks ``iat``
-        is refused by any cut-off that matches it. A deny list that cannot be read makes UNKNOWN, which no policy
-        admits.
+        is refused by any cut-off that matches it. A deny list that cannot be read: UNKNOWN, under no policy admitted.
         """
         freshness = self._freshness
-        # Read before the look-up, as in `check_verified`.
-        fresh_until, as_of = freshness.fresh_until, freshness.as_of
-        try:
-            hit = self._find(claims, kid, token)
-        except _Malformed as problem:
-            hit = ("malformed", str(problem))
-        except DenyListUnreadable as problem:
-            self._counts["unknown"] += 1
-            return Decision(status=Status.UNKNOWN, admitted=False, reason=str(problem), as_of=as_of)
+        hit, fresh_until, as_of = None, -math.inf, freshness.as_of
+        for _ in range(_TRIES):
+            # Read before the look-up, and unchanged after it, as in `check_verified`.
+            fresh_until, times, as_of = freshness.fresh_until, freshness.times, freshness.as_of
+            try:
+                hit = self._find(claims, kid, token)
+            except _Malformed as problem:
+                hit = ("malformed", str(problem))
+            except DenyListUnreadable as problem:
+                self._counts["unknown"] += 1
+                return Decision(status=Status.UNKNOWN, admitted=False, reason=str(problem), as_of=as_of)
+            if hit is not None or times is None or times[FRESH_UNTIL] == fresh_until:
+                break
+        else:
+            fresh_until = -math.inf
         if hit is not None:
             self._counts["revoked"] += 1
             return Decision(status=Status.REVOKED, admitted=False, kind=hit[0], reason=hit[1], as_of=as_of)

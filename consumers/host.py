@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import math
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from consumers.denylist.shared import Origin, SharedDenyList, Taken
 from consumers.denylist.snapshot import Snapshots, restore
 from consumers.follower import Follower
 from consumers.freshness import Freshness, State
 from consumers.mirror import Mirror, publish, told
-from consumers.seat import Seat
+from consumers.seat import Seat, SeatLost
 from revoker.cluster import TopicView
 from revoker.errors import DenyListUnreadable, NotProven, SettingsError
 from revoker.health import Check, Family
@@ -52,7 +50,7 @@ class Host:
         if settings.shared_dir is None:
             raise SettingsError("denylist is shared, so shared_dir must name a directory, such as /dev/shm/revoker")
         self.store: SharedDenyList = store or SharedDenyList(settings.shared_dir, max_entries=settings.max_entries)
-        self.proof: Mirror = Mirror(self.store, monotonic=monotonic)
+        self.proof: Mirror = Mirror(self.store, bound_s=settings.staleness_bound_s, monotonic=monotonic)
         self._settings = settings
         self._monotonic = monotonic
         self._seat = Seat(self.store.directory)
@@ -66,6 +64,7 @@ class Host:
         self._trust = ""
         self._snapshots: Snapshots | None = None
         self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
         _hosts.add(self)
 
     @property
@@ -83,7 +82,6 @@ class Host:
     def open(self) -> None:
         """Look into the table from here on."""
         self.proof.started(writer_proved=self._proved.occupied)
-        self.store.open()
 
     async def close(self) -> None:
         """Get up. What was proved stays proved: another process takes over before it ends."""
@@ -93,7 +91,7 @@ class Host:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._follower is not None and self.store.writes:
+        if self._follower is not None and not self._follower.ended:
             await self._follower.close()
         self._leave()
 
@@ -142,25 +140,44 @@ class Host:
         Only the first session of a writer goes on where its predecessor stopped. After any trouble of its own it
         replays, as every node does.
         """
+        if not self._seat.held:
+            raise SeatLost(f"nothing in {self.store.directory} is this process's to write")
         taken, self._taken = self._taken, None
-        if taken is None and (trust := _trust_of(self._settings)) != self._trust:
-            # What was refused under the old trust may count now: the table must not pass for filled under the new one.
-            self.store.close()
-            self._trust, _ = trust, self.store.take(trust=trust)
         origin = Origin(
-            cluster_id=view.cluster_id, topic=view.topic, topic_id=str(view.topic_id), partitions=len(view.partitions)
+            cluster_id=view.cluster_id,
+            topic=view.topic,
+            topic_id=str(view.topic_id),
+            partitions=len(view.partitions),
+            leader_epochs=tuple(view.partitions[number].leader_epoch for number in sorted(view.partitions)),
         )
         known = None if taken is None else taken.origin
-        if taken is not None and known is not None and known != origin:
+        if known is not None and not known.is_log_of(origin):
             log.warning("the table in %s was filled from another log: making a new one", self.store.directory)
             self.store.replace()
-        self.store.adopt(origin)
-        if taken is None or known != origin:
+            if self._own is not None:
+                self._own.forget()
+        terms = self._terms()
+        same_terms, self._trust = terms == self._trust, terms
+        self.store.adopt(origin, trust=terms)
+        if taken is None or known is None or not known.is_log_of(origin):
             return {}
-        if taken.unread:  # also where they are tolerated: the note would be lost, and with it the reason to replay
-            log.warning("replaying the topic: %d records could not be read when the table was filled", taken.unread)
+        why = None
+        if not same_terms:
+            why = "other publishers are trusted, or more of the log is wanted, than when the table was filled"
+        elif known != origin:
+            why = "its partitions have had elections since the table was filled"
+        elif taken.unread:  # also where they are tolerated: the note would be lost, and with it the reason to replay
+            why = f"{taken.unread} records were not applied when the table was filled, and may count"
+        if why is not None:
+            log.warning("replaying the topic: %s", why)
             return {}
         return taken.offsets
+
+    def _terms(self) -> str:
+        """Under which a table is filled, as a text to compare: what other terms let in, or left out, must not stay."""
+        provenance = None if self._follower is None else self._follower.intake.provenance
+        trust = "" if provenance is None else provenance.file.trust.digest
+        return f"{trust} {self._settings.replay_from} {self._settings.lifetimes.retention_ms}"
 
     async def _run(self, follower: Follower) -> None:
         await self._watch()
@@ -174,7 +191,7 @@ class Host:
             monotonic=self._monotonic,
         )
         try:
-            while not follower.ended:
+            while not follower.ended and self._seat.in_place:
                 self.published()
                 page, own = self.store.control, self._own
                 if page is not None and own is not None:
@@ -186,6 +203,11 @@ class Host:
         finally:
             await snapshots.close()
         # It does not come back by itself; another process may do better.
+        if not self._seat.in_place and (page := self.store.control) is not None:
+            page.retire()  # another may write beside us by now: nobody goes by what we have said
+        self._own = None
+        if not follower.ended:
+            await follower.close()
         self._leave()
         log.critical("the follower of the shared deny list ended; this process only looks into it from here on")
         self.open()
@@ -216,8 +238,10 @@ class Host:
             self.store.prepare()
         if not self._seat.take():
             return False
-        self._trust = _trust_of(self._settings)
+        self._trust = self._terms()
         taken = self.store.take(trust=self._trust)
+        if taken.origin is None and self._own is not None:
+            self._own.forget()
         if taken.refused is not None:
             log.warning("what stood in %s was not used: %s", self.store.directory, taken.refused)
         if taken.origin is None and self._settings.snapshot_dir is not None:
@@ -231,6 +255,9 @@ class Host:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (failure := task.exception()) is not None:
             self.proof.stop(f"the task that watches the writer's seat died: {failure!r}")
+            self._own = None
+            if self._follower is not None and not self._follower.ended:
+                self._closing = asyncio.ensure_future(self._follower.close())
             self._leave()
             log.critical("the task that watches the writer's seat died", exc_info=failure)
 
@@ -267,10 +294,3 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def _trust_of(settings: Settings) -> str:
-    """Whom this node believes, as a text to compare: what another trust let in must not stay."""
-    if settings.trusted_publishers_file is None:
-        return ""
-    return hashlib.sha256(Path(settings.trusted_publishers_file).read_bytes()).hexdigest()

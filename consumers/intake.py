@@ -144,6 +144,13 @@ class Intake:
         """Unread records that may hold a revocation that still matters; 0 = nothing was missed."""
         return self._missed
 
+    @property
+    def unsettled(self) -> int:
+        """0 = whoever reads this log on from here, in place of reading it all, misses nothing. Otherwise records could
+        not be read, or were refused, or other publishers are trusted than at first.
+        """
+        return self._missed + (0 if self.provenance is None else self.provenance.unsettled)
+
     def restart(self) -> None:
         """The log is about to be read from its start again, and its unread records will be met again. Entries stay."""
         self._forget_unread()

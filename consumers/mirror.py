@@ -25,12 +25,26 @@ _LOOK_EVERY_S = 0.05
 #: A sign of life further ahead than this comes from a clock that is not ours, such as that of another time namespace.
 _AHEAD_S = 1.0
 
+#: A writer gives a sign four times a second. One whose last sign is older than this, seconds, may be stopped.
+_LIVES_S = 1.0
+
 
 class Mirror:
-    """Implements `consumers.guard.Proof` over the page of one shared deny list."""
+    """Implements `consumers.guard.Proof` over the page of one shared deny list.
 
-    def __init__(self, store: SharedDenyList, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    ``bound_s``: the oldest proof that this process's settings let count, seconds. A page whose writer goes by a larger
+    bound is not gone by.
+    """
+
+    def __init__(
+        self,
+        store: SharedDenyList,
+        *,
+        bound_s: float = math.inf,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.monotonic: Callable[[], float] = monotonic
+        self._bound_s = bound_s
         self._store = store
         self._looked_at = -math.inf
         self._nothing = "not started"
@@ -46,12 +60,15 @@ class Mirror:
     def started(self, *, writer_proved: bool) -> None:
         """From here on the page counts.
 
-        Unless its writer lives and has proved something itself, only what is proved later than now: what was
-        acknowledged while nobody read on is not in the table, and a node is not ready before it has all that was
-        acknowledged before it started.
+        Unless its writer lives, by its latest sign, and has proved something itself, only what is proved later than
+        now: what was acknowledged while nobody read on is not in the table, and a node is not ready before it has all
+        that was acknowledged before it started.
         """
         self._closed = None
-        self._proved_after = -math.inf if writer_proved else self.monotonic()
+        self._nothing = self._store.open() or self._nothing
+        page, now = self._store.control, self.monotonic()
+        lives = writer_proved and page is not None and now - page.beat <= _LIVES_S
+        self._proved_after = -math.inf if lives else now
         self._let_go()
 
     def stop(self, reason: str) -> None:
@@ -89,6 +106,13 @@ class Mirror:
                     "process's monotonic clock: both must be in one time namespace"
                 )
                 return None
+            if page.bound_s > self._bound_s:
+                self._foreign = page
+                self._nothing = (
+                    f"process {page.writer_pid}, which writes the table, goes by staleness_bound_s={page.bound_s:g}, "
+                    f"this one by {self._bound_s:g}: set the same in all processes of a host"
+                )
+                return None
             self._page_seen = page
         return page
 
@@ -99,7 +123,7 @@ class Mirror:
             return -math.inf
         if self.times is None:
             self._keep(page)
-        return page.fresh_until
+        return -math.inf if self.times is None else page.fresh_until
 
     @property
     def proved_until(self) -> float:
@@ -164,6 +188,7 @@ def publish(own: Freshness, page: Control, *, now: float) -> None:
     it ends: the entries are those in the table. After that, or once it has proved anything itself, its own word counts.
     """
     page.beat = now
+    page.bound_s = own.bound_s
     page.writer_pid = os.getpid()
     if not own.was_ready and page.was_ready and now < page.fresh_until:
         return

@@ -97,6 +97,7 @@ class Provenance:
         self._kids: set[str] = set()
         self._episodes: dict[str, _Episode] = {}
         self._outdated: str | None = None
+        self._changes = 0
 
     @classmethod
     def from_settings(cls, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> Provenance | None:
@@ -121,6 +122,13 @@ class Provenance:
         return {reason: self._here[reason] for reason in REASONS if self._here[reason]}
 
     @property
+    def unsettled(self) -> int:
+        """Records refused since the last start from the beginning, and changes of trust since: each may make the next
+        reading of the same log come out otherwise. 0 = none would.
+        """
+        return self._here.total() + self._changes
+
+    @property
     def outdated(self) -> str | None:
         """Why the topic must be read from its start again: records refused before may count under the trust of now.
         None: they would not.
@@ -133,6 +141,7 @@ class Provenance:
         self._here.clear()
         self._kids.clear()
         self._outdated = None
+        self._changes = 0
 
     def vouched(self, record: SignedRecord) -> TrustedKey | Refusal:
         """The trusted key that signed this record, or why it does not count. Changes nothing."""
@@ -199,7 +208,10 @@ class Provenance:
                 del self._episodes[reason]
                 log.warning("%d records were refused as %s; none for %g s", episode.count, reason, _QUIET_S)
         before = self.file.trust
-        if self.file.refresh() and self._may_count_now(before, self.file.trust):
+        if not self.file.refresh():
+            return
+        self._changes += 1
+        if self._may_count_now(before, self.file.trust):
             self._outdated = f"{self.file.path} has changed, and records refused before may count now"
 
     def _may_count_now(self, before: Trust, after: Trust) -> bool:

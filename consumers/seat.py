@@ -12,7 +12,11 @@ import os
 import weakref
 from pathlib import Path
 
-__all__ = ["Seat"]
+__all__ = ["Seat", "SeatLost"]
+
+
+class SeatLost(BaseException):
+    """This process no longer has the writer's seat. No Exception: it ends a follower, which survives those."""
 
 
 class Seat:
@@ -41,8 +45,26 @@ class Seat:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+        if not self.in_place:
+            self.leave()
+            return False
         _seats.add(self)
         return True
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file that this process has locked is still the one that others try to lock.
+
+        Somebody may have removed a "stale" lock, or the directory with it: another process could then sit beside.
+        """
+        if self._descriptor is None:
+            return False
+        try:
+            found = os.stat(self._path, follow_symlinks=False)  # noqa: PTH116 - as the descriptor's, below
+            mine = os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     @property
     def occupied(self) -> bool:

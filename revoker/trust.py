@@ -11,6 +11,7 @@ its publisher may take back: its own, and those of every publisher whose scope l
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -159,6 +160,28 @@ class Trust:
             for one in publishers.values()
         }
         object.__setattr__(self, "_takes_back", takes_back)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex: equal for two that let the same records count. A kid has its key's thumbprint in it."""
+        keys = [
+            (
+                kid,
+                one.publisher.id,
+                one.not_before_ms,
+                one.not_after_ms,
+                sorted(one.publisher.scope.kinds),
+                None if one.publisher.scope.issuers is None else sorted(one.publisher.scope.issuers),
+                None
+                if one.publisher.scope.claims is None
+                else sorted(
+                    (name, None if values is None else sorted(values))
+                    for name, values in one.publisher.scope.claims.items()
+                ),
+            )
+            for kid, one in sorted(self.keys.items())
+        ]
+        return hashlib.sha256(repr(keys).encode()).hexdigest()
 
     @property
     def publishers(self) -> tuple[TrustedPublisher, ...]:

@@ -39,7 +39,7 @@ _MAGIC: Final = int.from_bytes(b"rvkrctl1", "little")
 _VERSION: Final = 1
 _SIZE_BYTES: Final = 4096
 _PROVED_UNTIL: Final = 4
-_WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT = range(6, 14)
+_WAS_READY, _STATE, _WRITER, _BEAT, _SAID_TURN, _SAID_BYTES, _SAID_CRC, _PROVED_AT, _BOUND = range(6, 15)
 _BOOT: Final = slice(128, 164)
 _SAID_AT: Final = 512
 
@@ -226,6 +226,15 @@ class Control:
     @writer_pid.setter
     def writer_pid(self, pid: int) -> None:
         self.words[_WRITER] = pid
+
+    @property
+    def bound_s(self) -> float:
+        """The oldest proof that still counts, as the writer's settings have it."""
+        return self.doubles[_BOUND]
+
+    @bound_s.setter
+    def bound_s(self, seconds: float) -> None:
+        self.doubles[_BOUND] = seconds
 
     @property
     def beat(self) -> float:

@@ -329,9 +329,9 @@ class SharedDenyList:
             finally:
                 self._follow_writer()
 
-    def adopt(self, origin: Origin) -> None:
+    def adopt(self, origin: Origin, *, trust: str | None = None) -> None:
         """From here on offsets are those of this log."""
-        self.writer.adopt(origin)
+        self.writer.adopt(origin, trust=trust)
         self._follow_writer()
 
     def advance(self, *, now_s: float) -> None:

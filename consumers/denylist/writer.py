@@ -53,7 +53,7 @@ _STALE_RULES: Final = 1024
 
 
 class Writer:
-    """Holds the current table and its journal, and publishes the next. Whoever makes one holds the host's lock."""
+    """Holds the current table and its journal, and publishes the next. Its process holds the host's lock."""
 
     def __init__(
         self,
@@ -97,11 +97,8 @@ class Writer:
     @property
     def word(self) -> int:
         """WORD for the table and the journal as they stand."""
-        return pack_word(
-            generation=self.table.generation,
-            rules=self._records,
-            kinds=sum(1 << number for number in self.kinds),
-        )
+        kinds = sum(1 << number for number in self.kinds)
+        return pack_word(generation=self.table.generation, rules=self._records, kinds=kinds)
 
     @property
     def rebuilding(self) -> bool:
@@ -332,7 +329,7 @@ class Writer:
         old, new = self.table, rebuild.new
         journal = self._written_anew(new)
         new.purged_s, new.unread = old.purged_s, old.unread
-        if self._rebuild_about.origin == self.about.origin:
+        if (self._rebuild_about.origin, self._rebuild_about.trust) == (self.about.origin, self.about.trust):
             new.reached(old.offsets)
         self._rebuild = self.cramped = None
         closed, self._journal = self._journal, journal
@@ -370,10 +367,11 @@ class Writer:
         for name in ("table", "rules"):
             (self._directory / f"{name}.{generation}").unlink(missing_ok=True)
 
-    def adopt(self, origin: Origin) -> None:
-        """From here on the offsets are those of this log. Entries stay; offsets of another are forgotten."""
-        if origin != self.about.origin:
-            self.renew(msgspec.structs.replace(self.about, origin=origin))
+    def adopt(self, origin: Origin, *, trust: str | None = None) -> None:
+        """From here on offsets are those of this log, read under this trust; None = as before. Entries stay."""
+        about = msgspec.structs.replace(self.about, origin=origin, trust=self.about.trust if trust is None else trust)
+        if about != self.about:
+            self.renew(about)
 
     def renew(self, about: About) -> None:
         """Copy what is in force into a new generation about which this is said."""

@@ -139,8 +139,9 @@ def test_without_a_table_it_says_where_it_looks(tmp_path: Path) -> None:
     mirror = _reader(tmp_path / "none", node.clock)
     assert _state(mirror) is State.CONNECTING
     assert str(tmp_path / "none") in mirror.why()
-    _publish(node, _writer(tmp_path / "none"))
-    node.clock.tick(0.1)
+    writer = _writer(tmp_path / "none")
+    node.run(2 * BOUND_S)
+    _publish(node, writer)
     assert mirror.was_ready
     assert _state(mirror) is State.LIVE
 
@@ -335,3 +336,23 @@ def test_a_closed_store_is_read_no_more(tmp_path: Path, store: SharedDenyList) -
     assert mirror.fresh_until > 0
     mirror._store.close()
     assert not _kept(mirror)
+
+
+def test_a_writer_that_may_be_stopped_proves_nothing_to_who_starts(tmp_path: Path, store: SharedDenyList) -> None:
+    """The lock is held and the last sign is older than a second: only a proof later than the start counts."""
+    node = live()
+    _publish(node, store)
+    node.clock.tick(1.5)
+    mirror = _reader(tmp_path, node.clock)
+    assert mirror.fresh_until == -math.inf
+    assert mirror.times is None
+
+
+def test_a_reader_with_a_smaller_bound_does_not_go_by_the_page(tmp_path: Path, store: SharedDenyList) -> None:
+    """A proof that the writer's bound still counts may be too old for this process: it says what to set."""
+    node = live()
+    _publish(node, store)
+    mirror = Mirror(SharedDenyList(tmp_path, max_entries=10), bound_s=BOUND_S / 2, monotonic=node.clock.monotonic)
+    mirror.started(writer_proved=True)
+    assert mirror.fresh_until == -math.inf
+    assert f"staleness_bound_s={BOUND_S:g}" in mirror.why()
