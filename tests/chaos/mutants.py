@@ -50,7 +50,10 @@ def _replace(owner: Any, name: str, new: Any) -> Any:
 @_mutant
 def ready_too_early() -> None:
     """Ready at the first answered fetch: what has been read is taken for all there is."""
+    from consumers import follower
     from consumers.freshness import Freshness
+
+    _replace(follower, "BULK_LEAST", 10**9)  # it reads to the end before anything is polled
 
     def polled(self: Any, partition: int, *, position: int, highwater: int | None, **observed: Any) -> Any:
         self._partitions[partition].barrier = self._partitions[partition].start
@@ -87,11 +90,12 @@ def evict_at_bound() -> None:
 
     kept: dict[Any, None] = {}
 
-    def apply(self: Any, revocation: Any) -> None:
-        original(self, revocation)
+    def apply(self: Any, revocation: Any) -> bool:
+        changed = original(self, revocation)
         kept.setdefault(revocation.selector.key)
-        while len(kept) > self._max_entries:
+        while len(kept) > self.max_entries:
             del kept[next(iter(kept))]
+        return bool(changed)
 
     original = _replace(MemoryDenyList, "apply", apply)
     _replace(MemoryDenyList, "_make_room", lambda *_: None)
