@@ -95,6 +95,7 @@ def check(figure: Figure, figures: Figures) -> None:
 
 def number_of(text: str) -> int:
     """``1m`` and ``10k`` as numbers."""
+    text = text.lower()
     return int(text.rstrip("km")) * {"k": 1_000, "m": 1_000_000}.get(text[-1], 1)
 
 

@@ -202,6 +202,9 @@ class Follower:
             self.report = await check_with(client, settings=settings, view=view)
             enforce(self.report, mode=settings.topic_check)
             partitions = {number: TopicPartition(settings.topic, number) for number in sorted(view.partitions)}
+            # A session that fails in its first second, at the bound, would never forget anything. And before `resume`:
+            self.intake.tidy()  # the table names the trust that records are judged under.
+            self.intake.restart()
             starts, ends = await bounds(
                 consumer,
                 partitions,
@@ -210,9 +213,6 @@ class Follower:
                 held=self._resume(view),
                 now_s=self._wall(),
             )
-            # A session that fails in its first second, at the bound of the deny list, would never forget anything.
-            self.intake.tidy()
-            self.intake.restart()
             self.intake.denylist.reached(starts)
             self.freshness.begin(starts=starts, barriers=ends)
             self._note_state()

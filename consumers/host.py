@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -62,6 +62,7 @@ class Host:
         self._own: Freshness | None = None
         self._taken: Taken | None = None
         self._trust = ""
+        self._tag = ""
         self._snapshots: Snapshots | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -89,8 +90,7 @@ class Host:
         self.proof.stop("closed")
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])  # of a failure `_ended` has told
         if self._follower is not None and not self._follower.ended:
             await self._follower.close()
         self._leave()
@@ -148,7 +148,9 @@ class Host:
             topic=view.topic,
             topic_id=str(view.topic_id),
             partitions=len(view.partitions),
-            leader_epochs=tuple(view.partitions[number].leader_epoch for number in sorted(view.partitions)),
+            leader_epochs=hashlib.sha256(
+                repr([view.partitions[number].leader_epoch for number in sorted(view.partitions)]).encode()
+            ).hexdigest(),
         )
         known = None if taken is None else taken.origin
         if known is not None and not known.is_log_of(origin):
@@ -158,7 +160,11 @@ class Host:
                 self._own.forget()
         terms = self._terms()
         same_terms, self._trust = terms == self._trust, terms
-        self.store.adopt(origin, trust=terms)
+        if not same_terms:
+            # What other terms let in, a withdrawal perhaps, stays as long as this writer, as in a node of its own.
+            # No later writer's terms are ever equal to this, so none takes the table over.
+            self._tag = f"{terms} and others before"
+        self.store.adopt(origin, trust=self._tag)
         if taken is None or known is None or not known.is_log_of(origin):
             return {}
         why = None
@@ -168,6 +174,12 @@ class Host:
             why = "its partitions have had elections since the table was filled"
         elif taken.unread:  # also where they are tolerated: the note would be lost, and with it the reason to replay
             why = f"{taken.unread} records were not applied when the table was filled, and may count"
+            if self._settings.trusted_publishers_file is not None:
+                # The trust may have changed and changed back meanwhile: what the one in between let in must not stay.
+                self.store.replace()
+                self.store.adopt(origin, trust=self._tag)
+                if self._own is not None:
+                    self._own.forget()
         if why is not None:
             log.warning("replaying the topic: %s", why)
             return {}
@@ -238,7 +250,9 @@ class Host:
             self.store.prepare()
         if not self._seat.take():
             return False
-        self._trust = self._terms()
+        if self._follower is not None and (provenance := self._follower.intake.provenance) is not None:
+            provenance.tidy()  # nobody has looked at the file since this process started
+        self._trust = self._tag = self._terms()
         taken = self.store.take(trust=self._trust)
         if taken.origin is None and self._own is not None:
             self._own.forget()

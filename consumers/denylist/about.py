@@ -14,19 +14,19 @@ __all__ = ["About", "Origin"]
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """The log a table was filled from.
 
-    ``leader_epochs``: of each partition, in their order. A log whose leaders have changed since may have lost its end
-    and grown anew past the offsets that were noted (KIP-320).
+    ``leader_epochs``: a digest of those of all partitions, of which there may be more than a header has room for. A log
+    whose leaders have changed since may have lost its end and grown anew past the offsets that were noted (KIP-320).
     """
 
     cluster_id: str | None
     topic: str
     topic_id: str
     partitions: int
-    leader_epochs: tuple[int, ...] = ()
+    leader_epochs: str = ""
 
     def is_log_of(self, other: Origin) -> bool:
         """Whether both are the same topic, leaders aside."""
-        return msgspec.structs.replace(self, leader_epochs=()) == msgspec.structs.replace(other, leader_epochs=())
+        return msgspec.structs.replace(self, leader_epochs="") == msgspec.structs.replace(other, leader_epochs="")
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

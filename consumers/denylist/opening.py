@@ -89,7 +89,7 @@ def _writer(directory: Path, control: Control, table: Table, *, wanted: About, m
     generation = table.generation
     try:
         about = msgspec.json.decode(table.about, type=About)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TableRefused(f"table.{generation} does not say what it is: {error}") from None
     for name, found, must in (
         ("before the last boot", about.boot, wanted.boot),

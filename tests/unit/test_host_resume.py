@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from consumers.seat import Seat, SeatLost
 from revoker.cluster import PartitionView, TopicView
 from revoker.events import Revocation, Token
 from revoker.settings import Settings
+from tests.publishers import OPERATOR, SERVICE, trust_toml
 from tests.unit.made_up_follower import live
 
 _NOW = 1_800_000_000
@@ -91,7 +94,7 @@ def test_it_reads_everything_if_in_doubt(tmp_path: Path, filled: dict[str, objec
 
 
 def test_another_trust_is_noticed_at_every_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whom the node believes changes between two sessions: entries stay, offsets go, and the table says so."""
+    """Whom the node believes changes between two sessions: entries stay, offsets go."""
     host = _host(_node(tmp_path))
     host.resume(_view())
     host.store.apply(Revocation(id="e", selector=Token(iss="", jti="j"), revoked_at=_NOW, expires_at=_NOW + 600))
@@ -100,7 +103,67 @@ def test_another_trust_is_noticed_at_every_session(tmp_path: Path, monkeypatch: 
     assert host.resume(_view()) == {}
     assert host.store.listed(("token", "", "j"))
     assert host.store.writer.table.offsets == {}
-    assert host.store.writer.about.trust == "others"
+
+
+def test_what_other_terms_let_in_stays_for_one_writers_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next writer, under the new terms all along, does not take over what was filled in part under the old ones."""
+    _filled(tmp_path)
+    host = _host(_node(tmp_path))
+    monkeypatch.setattr(Host, "_terms", lambda _host: "others")
+    assert host.resume(_view()) == {}
+    assert host.store.listed(("token", "", "j"))
+    host._leave()
+    assert not _host(_node(tmp_path)).store.listed(("token", "", "j"))
+
+
+def test_the_table_names_the_trust_of_now(tmp_path: Path) -> None:
+    """A process that watched for long sits down: it goes by the file as it is, not as it was at its own start."""
+    now = [1000.0]
+    file = tmp_path / "trust.toml"
+    file.write_text(trust_toml(SERVICE))
+    settings = _node(tmp_path, trusted_publishers_file=str(file)).settings
+    watched = Node(settings, monotonic=lambda: now[0])
+    file.write_text(trust_toml(SERVICE, OPERATOR))
+    _filled(tmp_path, trusted_publishers_file=str(file))
+    now[0] += 60
+    assert _host(watched).resume(_view()) == {0: 100}
+
+
+def test_the_most_partitions_fit(tmp_path: Path) -> None:
+    """Elections of 1024 partitions are told apart, and find room in the header."""
+    many = {number: PartitionView(leader=1, leader_epoch=10**6, replicas=(1,), isr=(1,)) for number in range(1024)}
+    view = _view()
+    view = replace(view, partitions=many)
+    assert _host(_node(tmp_path)).resume(view) == {}
+
+
+def test_what_a_trust_in_between_let_in_goes(tmp_path: Path) -> None:
+    """Trusted, distrusted and trusted again while a writer ran: the next one keeps nothing of what it filled."""
+    file = tmp_path / "trust.toml"
+    file.write_text(trust_toml(SERVICE))
+    _filled(tmp_path, unread=1, trusted_publishers_file=str(file))
+    host = _host(_node(tmp_path, trusted_publishers_file=str(file)))
+    assert host.store.listed(("token", "", "j"))
+    assert host.resume(_view()) == {}
+    assert not host.store.listed(("token", "", "j"))
+
+
+async def test_closing_after_the_task_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its death was told when it happened; closing the node afterwards is no further error."""
+    node = _node(tmp_path, kafka_bootstrap_servers="127.0.0.1:1")
+    assert node.host is not None
+
+    def broken(_steps: int = 1) -> None:
+        raise OverflowError("the tail of the table is full")
+
+    monkeypatch.setattr(node.host.store, "step", broken)
+    node.start()
+    async with asyncio.timeout(30):
+        assert node.host._task is not None
+        await asyncio.wait([node.host._task])
+        await node.close()
+    assert node.follower.ended
+    assert not node.host._seat.held
 
 
 def test_a_table_of_another_log_is_proof_of_nothing(tmp_path: Path) -> None:

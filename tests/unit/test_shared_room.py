@@ -198,3 +198,14 @@ def test_a_rule_that_could_not_be_written_is_written_when_it_comes_again(tmp_pat
         assert reader.cutoff(("client", _ISS, "x" * 1000)) == 500
         reader.close()
         store.close()
+
+
+@pytest.mark.parametrize("at_a_time", [50, 800, 25_000])
+def test_an_entry_takes_26_bytes_at_most(tmp_path: Path, at_a_time: int) -> None:
+    """A table that has grown to 100 000 tokens, in batches of any size, has at most 26 bytes for each."""
+    store = _store(tmp_path)
+    for start in range(0, 100_000, at_a_time):
+        store.apply_all(_tokens(start, start + at_a_time, until=1000))
+    store.writer.finish()
+    assert store.counts()["token"] == 100_000
+    assert store.directory_bytes <= 26 * 100_000
