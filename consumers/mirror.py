@@ -11,7 +11,9 @@ import json
 import math
 import os
 import time
+from array import array
 from collections.abc import Callable
+from typing import Final
 
 from consumers.denylist.control import Control
 from consumers.denylist.shared import SharedDenyList
@@ -27,6 +29,10 @@ _AHEAD_S = 1.0
 
 #: A writer gives a sign four times a second. One whose last sign is older than this, seconds, may be stopped.
 _LIVES_S = 1.0
+
+#: The words of a page that proves nothing. Not None: whoever has read a proof and finds these after its look-up must
+#: not take them for "nothing to compare".
+_NOTHING: Final[memoryview[float]] = memoryview(array("d", [-math.inf] * 16)).cast("B").cast("d")
 
 
 class Mirror:
@@ -54,7 +60,7 @@ class Mirror:
         self._proved_after = -math.inf
         #: See `consumers.guard.Proof`. While it is kept all that `fresh_until` asks has been asked and stays true: the
         #: page is the store's, goes by our clock, and has once proved what we want; a page that ends says so itself.
-        self.times: memoryview[float] | None = None
+        self.times: memoryview[float] = _NOTHING
         store.on_control = self._let_go
 
     def started(self, *, writer_proved: bool) -> None:
@@ -77,7 +83,7 @@ class Mirror:
         self._let_go()
 
     def _let_go(self) -> None:
-        self.times = None
+        self.times = _NOTHING
 
     def _keep(self, page: Control) -> None:
         self.times = page.doubles
@@ -121,9 +127,9 @@ class Mirror:
         page = self._page() if self._closed is None else None
         if page is None or page.proved_at < self._proved_after:
             return -math.inf
-        if self.times is None:
+        if self.times is _NOTHING:
             self._keep(page)
-        return -math.inf if self.times is None else page.fresh_until
+        return -math.inf if self.times is _NOTHING else page.fresh_until
 
     @property
     def proved_until(self) -> float:

@@ -20,6 +20,7 @@ from consumers.seat import Seat, SeatLost
 from revoker.cluster import PartitionView, TopicView
 from revoker.events import Revocation, Token
 from revoker.settings import Settings
+from revoker.tokens import Verified
 from tests.publishers import OPERATOR, SERVICE, trust_toml
 from tests.unit.made_up_follower import live
 
@@ -240,3 +241,26 @@ def test_a_proof_of_the_table_before_does_not_count_for_the_one_after(tmp_path: 
     guard = Guard(denylist=store, freshness=host.proof, lifetimes=node.settings.lifetimes)  # type: ignore[arg-type]
     claims = {"jti": "j", "iat": _NOW, "exp": _NOW + 60}
     assert guard.check(claims, token="a.b.c").status is not Status.ACTIVE
+
+
+def test_a_page_that_is_let_go_during_a_look_up_proves_nothing(tmp_path: Path) -> None:
+    """The proof is read, another thread lets go of the page, and the look-up finds nothing: no answer by that proof."""
+    made_up = live()
+    node = _node(tmp_path)
+    host = _host(node)
+    page = host.store.control
+    assert page is not None
+    publish(made_up.freshness, page, now=made_up.clock.now)
+    host.proof.monotonic = made_up.clock.monotonic
+    host.proof.started(writer_proved=True)
+
+    def given_up() -> None:
+        host.store.replace()
+        host.store.on_control()
+
+    store = _Interrupted(host.store, given_up)
+    guard = Guard(denylist=store, freshness=host.proof, lifetimes=node.settings.lifetimes)  # type: ignore[arg-type]
+    claims = {"jti": "j", "iat": _NOW, "exp": _NOW + 60}
+    assert guard.check(claims, token="a.b.c").status is not Status.ACTIVE
+    token = Verified(claims=claims, kid=None, raw="a.b.c")
+    assert guard.check_verified(token).status is not Status.ACTIVE

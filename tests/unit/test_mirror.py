@@ -13,7 +13,7 @@ from consumers.denylist.control import AS_OF, FRESH_UNTIL
 from consumers.denylist.shared import SharedDenyList
 from consumers.freshness import Freshness, State
 from consumers.host import Host
-from consumers.mirror import Mirror, publish, told
+from consumers.mirror import _NOTHING, Mirror, publish, told
 from consumers.node import Node as RealNode
 from consumers.seat import Seat
 from revoker.errors import NotProven, SettingsError
@@ -247,7 +247,7 @@ def _in_child(holds: Callable[[], bool]) -> bool:
 
 def _kept(mirror: Mirror) -> bool:
     """Whether a request would read the page without asking the mirror."""
-    return mirror.times is not None
+    return mirror.times is not _NOTHING
 
 
 def test_a_proof_that_counts_is_read_off_the_page(tmp_path: Path, store: SharedDenyList) -> None:
@@ -258,7 +258,7 @@ def test_a_proof_that_counts_is_read_off_the_page(tmp_path: Path, store: SharedD
     assert not _kept(mirror)
     assert _state(mirror) is State.LIVE
     for _ in range(3):
-        assert mirror.times is not None
+        assert mirror.times is not _NOTHING
         assert (mirror.times[FRESH_UNTIL], mirror.times[AS_OF]) == (mirror.fresh_until, mirror.as_of)
         node.run(1.0)
         _publish(node, store)
@@ -345,7 +345,7 @@ def test_a_writer_that_may_be_stopped_proves_nothing_to_who_starts(tmp_path: Pat
     node.clock.tick(1.5)
     mirror = _reader(tmp_path, node.clock)
     assert mirror.fresh_until == -math.inf
-    assert mirror.times is None
+    assert mirror.times is _NOTHING
 
 
 def test_a_reader_with_a_smaller_bound_does_not_go_by_the_page(tmp_path: Path, store: SharedDenyList) -> None:
