@@ -55,7 +55,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         smoke="--entries 2000 --workers 1 2 --looked-up 100 --stores shared",
         smoke_lacks=frozenset({"shared_bytes_per_entry_8_workers"}),
     ),
-    "replay": Benchmark(limit_s=330, smoke="--records 1000 --partitions 1 --repetitions 1"),
+    "replay": Benchmark(limit_s=420, smoke="--records 1000 --partitions 1 --repetitions 1"),
     "restart": Benchmark(limit_s=240, smoke="--entries 1000 --tail 10 --rounds 1"),
     "propagation": Benchmark(
         limit_s=150,
