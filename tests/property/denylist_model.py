@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hypothesis import strategies as st
 
@@ -39,11 +39,17 @@ from revoker.events import (
 _SECRET = bytes(range(32))
 
 
-def _shared(max_entries: int) -> SharedDenyList:
+class _Shared(SharedDenyList):
     """A writer on files of its own, which go with it."""
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self.directory)
+
+
+def _shared(max_entries: int) -> _Shared:
     directory = Path(tempfile.mkdtemp(prefix="revoker-model-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    store = SharedDenyList(directory, max_entries=max_entries, epoch_s=0, secret=lambda: _SECRET)
-    weakref.finalize(store, shutil.rmtree, directory, ignore_errors=True)
+    store = _Shared(directory, max_entries=max_entries, epoch_s=0, secret=lambda: _SECRET)
     store.take()
     return store
 
@@ -68,6 +74,10 @@ class SharedReader:
         self._writer.advance(now_s=now_s)
         self._reader.advance(now_s=now_s)
 
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
     def suspects(self, claims: Mapping[str, Any], kid: str | None, /) -> bool:
         return self._reader.suspects(claims, kid)
 
@@ -80,15 +90,39 @@ class SharedReader:
         return self._reader.claim_names
 
 
+class Store(DenyList, Protocol):
+    """One that a test lets go of, as thousands of examples hold files otherwise."""
+
+    def close(self) -> None:
+        """Nobody asks it any more."""
+        ...
+
+
+class _Memory(MemoryDenyList):
+    def close(self) -> None:
+        pass
+
+
 #: Every store there is, by name; made with a bound on its entries. A new store joins the whole suite by one line here.
-STORES: Mapping[str, Callable[[int], DenyList]] = {
-    "memory": lambda max_entries: MemoryDenyList(max_entries=max_entries),
+STORES: Mapping[str, Callable[[int], Store]] = {
+    "memory": lambda max_entries: _Memory(max_entries=max_entries),
     "shared": _shared,
     "sharedreader": SharedReader,
 }
 
 UNBOUNDED = 10**9
 LATEST = 30
+
+
+@contextmanager
+def opened(name: str, /) -> Iterator[Store]:
+    """An empty store without a bound that matters, until the block ends."""
+    store = STORES[name](UNBOUNDED)
+    try:
+        yield store
+    finally:
+        store.close()
+
 
 _ISSUERS = ("", "https://a.example", "https://b.example")
 _NAMES = ("x", "y")

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from consumers.denylist import DenyList
 from revoker.errors import DenyListFull
 from revoker.events import Revocation, Withdrawal
 from tests.property.denylist_model import (
@@ -19,10 +18,12 @@ from tests.property.denylist_model import (
     UNBOUNDED,
     Bearer,
     Model,
+    Store,
     bearers,
     entry_of,
     event_ids,
     events,
+    opened,
     picture,
     probes,
     refuses,
@@ -36,7 +37,7 @@ def withdrawal(event_id: str, *, until: int) -> Revocation:
 class StoreMachine(RuleBasedStateMachine):
     """Whatever is published, repeated, reordered, withdrawn or purged: the store answers as the model does."""
 
-    make: Callable[[int], DenyList]
+    make: Callable[[int], Store]
 
     published = Bundle("published")
 
@@ -110,6 +111,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.advance(now_s=now)
         self.model.now = max(self.model.now, now)
 
+    def teardown(self) -> None:
+        if hasattr(self, "model"):
+            self.store.close()
+
     @invariant()
     def answers_as_the_model(self) -> None:
         if not hasattr(self, "model"):
@@ -174,14 +179,14 @@ def test_order_duplicates_and_replays_change_nothing(
 ) -> None:
     """Two stores that met the same events in any order, any number of times, show and answer the same."""
     history, delivered = both
-    one, other = STORES[name](UNBOUNDED), STORES[name](UNBOUNDED)
-    for item in history:
-        one.apply(item)
-    for item in delivered:
-        other.apply(item)
-    assert picture(one) == picture(other)
-    for bearer in (*strangers, *probes(history)):
-        assert refuses(one, bearer) == refuses(other, bearer)
+    with opened(name) as one, opened(name) as other:
+        for item in history:
+            one.apply(item)
+        for item in delivered:
+            other.apply(item)
+        assert picture(one) == picture(other)
+        for bearer in (*strangers, *probes(history)):
+            assert refuses(one, bearer) == refuses(other, bearer)
 
 
 @pytest.mark.parametrize("name", sorted(STORES))
@@ -199,16 +204,16 @@ def test_purging_in_between_changes_nothing_for_tokens_that_live(
     history, delivered = both
     end = max([end, *steps])
     model = Model(events=history, now=end)
-    one, other = STORES[name](UNBOUNDED), STORES[name](UNBOUNDED)
-    for number, item in enumerate(history):
-        if number < len(steps):
-            one.advance(now_s=steps[number])
-        one.apply(item)
-    for item in delivered:
-        other.apply(item)
-    for store in (one, other):
-        store.advance(now_s=end)
-    for bearer in (*strangers, *probes(history)):
-        must, may = model.must_refuse(bearer), model.may_refuse(bearer)
-        if must or not may:
-            assert refuses(one, bearer) == refuses(other, bearer) == must
+    with opened(name) as one, opened(name) as other:
+        for number, item in enumerate(history):
+            if number < len(steps):
+                one.advance(now_s=steps[number])
+            one.apply(item)
+        for item in delivered:
+            other.apply(item)
+        for store in (one, other):
+            store.advance(now_s=end)
+        for bearer in (*strangers, *probes(history)):
+            must, may = model.must_refuse(bearer), model.may_refuse(bearer)
+            if must or not may:
+                assert refuses(one, bearer) == refuses(other, bearer) == must

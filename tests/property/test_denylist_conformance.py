@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -30,9 +31,10 @@ Make = Callable[[int], DenyList]
 
 
 @pytest.fixture(params=sorted(STORES))
-def make(request: pytest.FixtureRequest) -> Make:
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """How to make each store, with its bound."""
-    return STORES[request.param]
+    with ExitStack() as opened:
+        yield lambda bound: opened.enter_context(closing(STORES[request.param](bound)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from consumers.guard import Guard, Policy, Status
 from revoker.events import Digest, Revocation
 from revoker.expiry import Lifetimes
 from revoker.tokens import Verified, signing_input_digest
-from tests.property.denylist_model import LATEST, STORES, UNBOUNDED, Bearer, bearers, event_ids, events, probes, refuses
+from tests.property.denylist_model import LATEST, STORES, Bearer, bearers, event_ids, events, opened, probes, refuses
 from tests.property.test_guard import any_claims
 
 RAW = "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
@@ -98,25 +98,25 @@ def test_the_quick_way_answers_as_the_long_way(
 
     Also where that is read off a page (``paged``), which the long way does not look at.
     """
-    store = STORES[name](UNBOUNDED)
-    freshness = Proved(bound_s=10, monotonic=lambda: 0.0, wall=lambda: 0.0)
-    if paged:
-        freshness.times = memoryview(array("d", [-math.inf] * 8))
-    wall = [0.0]
-    quick, long = guards(store, freshness, wall, when_unknown=when_unknown, long_lived_tokens=long_lived)
-    met: list[Revocation] = []
-    for event, (fresh_until, as_of, was_ready, passed), purge in history:
-        store.apply(about_this_token(event))
-        met.append(about_this_token(event))
-        if purge is not None:
-            store.advance(now_s=purge)
-        freshness.prove(fresh_until=fresh_until, as_of=as_of, was_ready=was_ready)
-        wall[0] = passed + (as_of or 0.0)  # a proof is dated by a reading of the same clock
-        for bearer, extra in [*strangers, *((one, strangers[0][1]) for one in probes(met))]:
-            token = token_of(bearer, extra)
-            expected = long.check(token.claims, kid=token.kid, token=token, when_unknown=route)
-            assert quick.check_verified(token, when_unknown=route) == expected
-    assert quick.counts == long.counts
+    with opened(name) as store:
+        freshness = Proved(bound_s=10, monotonic=lambda: 0.0, wall=lambda: 0.0)
+        if paged:
+            freshness.times = memoryview(array("d", [-math.inf] * 8))
+        wall = [0.0]
+        quick, long = guards(store, freshness, wall, when_unknown=when_unknown, long_lived_tokens=long_lived)
+        met: list[Revocation] = []
+        for event, (fresh_until, as_of, was_ready, passed), purge in history:
+            store.apply(about_this_token(event))
+            met.append(about_this_token(event))
+            if purge is not None:
+                store.advance(now_s=purge)
+            freshness.prove(fresh_until=fresh_until, as_of=as_of, was_ready=was_ready)
+            wall[0] = passed + (as_of or 0.0)  # a proof is dated by a reading of the same clock
+            for bearer, extra in [*strangers, *((one, strangers[0][1]) for one in probes(met))]:
+                token = token_of(bearer, extra)
+                expected = long.check(token.claims, kid=token.kid, token=token, when_unknown=route)
+                assert quick.check_verified(token, when_unknown=route) == expected
+        assert quick.counts == long.counts
 
 
 @pytest.mark.parametrize("name", sorted(STORES))
@@ -131,17 +131,17 @@ def test_what_is_refused_is_suspected(
     name: str, history: list[Revocation], purges: list[int], strangers: list[Bearer], withdrawn: str
 ) -> None:
     """No token that an entry refuses, or whose unnamed key may be a revoked one, goes unsuspected."""
-    store = STORES[name](UNBOUNDED)
-    met = [about_this_token(one) for one in history if one.id != withdrawn]
-    for number, event in enumerate(met):
-        store.apply(event)
-        if number < len(purges):
-            store.advance(now_s=purges[number])
-        for bearer in (*strangers, *probes(met)):
-            token = token_of(bearer, {})
-            unnamed = store.key_cutoff(bearer.iss) if bearer.kid is None else None
-            if refuses(store, bearer) or (unnamed is not None and bearer.iat <= unnamed):
-                assert store.suspects(token.claims, token.kid)
+    with opened(name) as store:
+        met = [about_this_token(one) for one in history if one.id != withdrawn]
+        for number, event in enumerate(met):
+            store.apply(event)
+            if number < len(purges):
+                store.advance(now_s=purges[number])
+            for bearer in (*strangers, *probes(met)):
+                token = token_of(bearer, {})
+                unnamed = store.key_cutoff(bearer.iss) if bearer.kid is None else None
+                if refuses(store, bearer) or (unnamed is not None and bearer.iat <= unnamed):
+                    assert store.suspects(token.claims, token.kid)
 
 
 @pytest.mark.parametrize("name", sorted(STORES))
@@ -151,13 +151,13 @@ def test_claims_nobody_verified_raise_nothing(
     name: str, history: list[Revocation], claims: dict[str, Any], kid: str | None
 ) -> None:
     """Even claims no verifier would pass get an answer, and that of `check` but for shapes that a verifier refuses."""
-    store = STORES[name](UNBOUNDED)
-    for event in history:
-        store.apply(event)
-    freshness = Proved(bound_s=10, monotonic=lambda: 0.0, wall=lambda: 0.0)
-    freshness.prove(fresh_until=1.0, as_of=5.0, was_ready=True)
-    quick, long = guards(store, freshness, [5.0])
-    token = Verified(claims=claims, kid=kid, raw=RAW)
-    expected = long.check(claims, kid=kid, token=token)
-    found = quick.check_verified(token)
-    assert found == expected or (found.status is Status.ACTIVE and expected.kind == "malformed")
+    with opened(name) as store:
+        for event in history:
+            store.apply(event)
+        freshness = Proved(bound_s=10, monotonic=lambda: 0.0, wall=lambda: 0.0)
+        freshness.prove(fresh_until=1.0, as_of=5.0, was_ready=True)
+        quick, long = guards(store, freshness, [5.0])
+        token = Verified(claims=claims, kid=kid, raw=RAW)
+        expected = long.check(claims, kid=kid, token=token)
+        found = quick.check_verified(token)
+        assert found == expected or (found.status is Status.ACTIVE and expected.kind == "malformed")

@@ -153,6 +153,13 @@ def _linked(path: Path) -> None:
     path.symlink_to("elsewhere")
 
 
+def _where(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:  # the one the listing itself was read from
+        return ""
+
+
 def _piped(path: Path) -> None:
     path.unlink()
     os.mkfifo(path, 0o600)
@@ -170,12 +177,11 @@ def test_a_file_that_is_not_ours_alone_is_refused(path: Path, harm: Callable[[Pa
     """Neither reader nor writer opens it, nor waits for it, and no descriptor is left open."""
     length = _filled(path)
     harm(path)
-    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(JournalRefused, match=reason):
         list(rules_in(path, start=0, end=length))
     with pytest.raises(JournalRefused, match=reason):
         Journal(path, length=length)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert not [one for one in Path("/proc/self/fd").iterdir() if str(path.parent) in _where(one)]
 
 
 def test_a_disk_that_takes_little_at_a_time_gets_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

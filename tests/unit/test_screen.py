@@ -20,7 +20,7 @@ from consumers.denylist.table import Table
 from consumers.guard import Status
 from revoker.events import Client, Digest, Everything, Revocation, Selector, Session, Subject, Token
 from revoker.tokens import Verified, signing_input_digest
-from tests.property.denylist_model import STORES, UNBOUNDED, events
+from tests.property.denylist_model import events, opened
 from tests.property.test_guard import any_claims, any_text, guard_over
 
 _ISS = "https://issuer.example"
@@ -206,9 +206,9 @@ def test_what_the_long_way_finds_is_suspected(
     name: str, history: list[Revocation], claims: dict[str, Any], kid: str | None
 ) -> None:
     """Over all kinds and any claims: a token that the long way finds revoked is suspected, or the question fails."""
-    store = STORES[name](UNBOUNDED)
-    store.apply_all(history)
-    token = Verified(claims=claims, kid=kid, raw=_RAW)
-    decision = guard_over(store, long_lived_tokens="accept").check(claims, kid=kid, token=token)
-    if decision.status is Status.REVOKED and decision.kind != "malformed":
-        assert store.suspects(claims, kid)
+    with opened(name) as store:
+        store.apply_all(history)
+        token = Verified(claims=claims, kid=kid, raw=_RAW)
+        decision = guard_over(store, long_lived_tokens="accept").check(claims, kid=kid, token=token)
+        if decision.status is Status.REVOKED and decision.kind != "malformed":
+            assert store.suspects(claims, kid)
