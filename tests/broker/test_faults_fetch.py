@@ -55,13 +55,16 @@ def session(name: str) -> bytes:
     )
 
 
-@pytest.mark.slow
-async def test_no_error_of_a_fetch_is_taken_for_silence(kafka: ApacheKafka, topic_name: str, run_node: RunNode) -> None:
+@pytest.mark.parametrize("codes", [CODES[first::5] for first in range(5)], ids="from {0[0]}".format)
+async def test_no_error_of_a_fetch_is_taken_for_silence(
+    kafka: ApacheKafka, topic_name: str, run_node: RunNode, codes: list[int]
+) -> None:
     """Whatever code the brokers answer fetches with, a node is not live beyond its bound, keeps its entries, and knows
     what was acknowledged meanwhile as soon as the errors end. aiokafka raises for two of them and is silent about the
     rest.
     """
-    everybody = {code: quick(kafka, f"{topic_name}-{code}", fetch_max_wait_ms=200) for code in CODES}
+    # A node for each, and not all in one loop: with a hundred in it a slow machine is late for all their deadlines.
+    everybody = {code: quick(kafka, f"{topic_name}-{code}", fetch_max_wait_ms=200) for code in codes}
     first = next(iter(everybody.values()))
     async with admin_client(first.kafka_bootstrap_servers) as client:
         goal = topic.wanted(first)
