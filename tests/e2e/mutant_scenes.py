@@ -134,6 +134,14 @@ class Scene:
         member.start(command, environment=environment)
         await self.until(lambda: self._ask(name, "/livez"), f"{name} answers", name)
 
+    async def publishing(self, *names: str) -> None:
+        """Wait until these services say that they can publish."""
+        for name in names:
+            await self.until(lambda name=name: self._is_ready(name), f"{name} is ready", name)  # type: ignore[misc]
+
+    async def _is_ready(self, name: str) -> bool:
+        return bool(await self._ask(name, "/readyz") == {"status": 200})
+
     def _member(self, name: str) -> Member:
         member = self.members.get(name)
         if member is None:

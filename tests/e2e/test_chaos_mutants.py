@@ -315,6 +315,7 @@ async def test_a_service_content_with_one_replica_is_caught(play: Play, cluster:
         scene.node("witness")
         await asyncio.gather(scene.service("none"), scene.service("acks_1", mutant="acks_1"))
         await scene.live("witness")
+        await scene.publishing("none", "acks_1")
         assert await scene.log_out("none", tokens["warm"]) == "acknowledged"
         assert await scene.log_out("acks_1", tokens["warm too"]) == "acknowledged"
         leader = (await acts.view(scene.settings)).partitions[0].leader
