@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from revoker.kafka import client_of
 from revoker.settings import Settings
 from revoker.topic import Report
 
@@ -31,6 +32,8 @@ async def bounds(
     what is known of the topic's settings. ``now_s``: Unix time.
     """
     wanted = list(partitions.values())
+    # Unless it knows the topic, aiokafka answers the first question for offsets with a pause of 0.1 s.
+    await client_of(consumer).add_topic(settings.topic)
     # The end is asked first: what is deleted meanwhile is not waited for.
     ends = await consumer.end_offsets(wanted)
     starts = await consumer.beginning_offsets(wanted)

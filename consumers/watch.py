@@ -83,6 +83,9 @@ class Watch:
         asking.set(True)
         interval_s = self._settings.watch_s
         doubts = 0
+        # The session has asked just before, and no answer confirms anything before the first poll. A question at once
+        # would cost a node that has nothing to replay the pause after it: half of its warm start.
+        await self._until_asked(_ASK_AGAIN_S)
         while True:
             self.ask_now.clear()
             question = self._freshness.asking()
@@ -109,9 +112,12 @@ class Watch:
             # interval after it two questions would not fit into one bound.
             wait_s = max(wait_s - (self._freshness.monotonic() - question.asked_at), min(_ASK_AGAIN_S, wait_s))
             await asyncio.sleep(min(_ASK_AGAIN_S, wait_s))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, wait_s - _ASK_AGAIN_S)):
-                    await self.ask_now.wait()
+            await self._until_asked(max(0.0, wait_s - _ASK_AGAIN_S))
+
+    async def _until_asked(self, longest_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self.ask_now.wait()
 
     def _same_topic(self, view: TopicView) -> None:
         permitted(view, "Read")

@@ -34,12 +34,14 @@ class _Brokers:
     def __init__(self) -> None:
         self.epoch = 3
         self.end_known = True
+        self.asked = 0
         self.cluster = SimpleNamespace(brokers=lambda: [SimpleNamespace(nodeId=node) for node in (1, 2, 3)])
         self._conns: dict[Any, Any] = {}
 
     async def send(self, node: int, request: object, **_: object) -> Any:
         if isinstance(request, OffsetRequest):
             return SimpleNamespace(topics=[("t", [(0, 0 if self.end_known else 5, -1, 7 if self.end_known else -1)])])
+        self.asked += 1
         if node == 3:
             await asyncio.Event().wait()
         partition: Any = (0, 0, 1, self.epoch, [1, 2, 3], [1, 2, 3], [], {})
@@ -48,8 +50,8 @@ class _Brokers:
 
 
 @asynccontextmanager
-async def watched(settings: Settings, brokers: _Brokers) -> AsyncIterator[Freshness]:
-    """A session's freshness beside the watch that asks these brokers, for as long as it lasts."""
+async def watched(settings: Settings, brokers: _Brokers) -> AsyncIterator[tuple[Freshness, Watch]]:
+    """A session's freshness and the watch that asks these brokers, for as long as it lasts."""
     freshness = Freshness.from_settings(settings)
     freshness.connecting("test")
     freshness.begin(starts={0: 0}, barriers={0: 0})
@@ -64,7 +66,7 @@ async def watched(settings: Settings, brokers: _Brokers) -> AsyncIterator[Freshn
     )
     watching = asyncio.create_task(watch.run())
     try:
-        yield freshness
+        yield freshness, watch
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -77,7 +79,7 @@ async def test_a_broker_in_a_black_hole_makes_no_node_stale() -> None:
     settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.5, fetch_max_wait_ms=50)
     was_live, not_live_s = False, 0.0
     began = looked_at = time.monotonic()
-    async with watched(settings, _Brokers()) as freshness:
+    async with watched(settings, _Brokers()) as (freshness, _):
         for stamp in range(10**6):
             freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
             now, state = time.monotonic(), freshness.state
@@ -97,7 +99,7 @@ async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
     settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.1, fetch_max_wait_ms=20)
     brokers = _Brokers()
     brokers.epoch, brokers.end_known = 4, False
-    async with watched(settings, brokers) as freshness:
+    async with watched(settings, brokers) as (freshness, _):
         for stamp in range(40):
             freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
             assert freshness.state is not State.LIVE
@@ -111,3 +113,31 @@ async def test_a_new_leader_that_does_not_know_its_end_proves_nothing() -> None:
                 break
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
+
+
+async def test_the_first_question_waits_for_a_poll_that_it_can_confirm() -> None:
+    """A node with nothing to replay is live by the first question, and waits for no second one."""
+    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.1, fetch_max_wait_ms=20)
+    brokers = _Brokers()
+    async with watched(settings, brokers) as (freshness, watch):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert brokers.asked == 0
+        for stamp in range(2):
+            freshness.polled(0, leader=1, stamp_ms=stamp, position=0, highwater=0)
+        assert freshness.worth_asking()
+        watch.ask_now.set()
+        while freshness.state is not State.LIVE:
+            await asyncio.sleep(0.01)
+            assert brokers.asked <= 3
+
+
+async def test_the_first_question_waits_no_longer_than_the_next_would() -> None:
+    """During a replay nobody asks for it, and it comes all the same."""
+    settings = Settings(topic="t", staleness_bound_s=1.5, request_timeout_s=0.1, fetch_max_wait_ms=20)
+    brokers = _Brokers()
+    async with watched(settings, brokers):
+        deadline = time.monotonic() + 10
+        while not brokers.asked:
+            await asyncio.sleep(0.01)
+            assert time.monotonic() < deadline
